@@ -1,0 +1,61 @@
+"""Meeting the Ray cluster: start or join it, and check that what a run needs is there before waiting for it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any
+
+# uv's hook copies the project to every worker; here the package is installed on all nodes.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+# An editor that asks for no GPU must not have the visible ones hidden from it.
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray  # noqa: E402
+
+
+class ClusterError(RuntimeError):
+    """The cluster cannot run what was asked for. One line, with what is missing."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """How many editors run, and what each asks Ray for."""
+
+    workers: int
+    num_cpus: float
+    num_gpus: float
+
+    @property
+    def options(self) -> dict[str, Any]:
+        # No retries of Ray's own: the scheduler decides, and it must know of every execution.
+        return {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus, "max_restarts": 0, "max_task_retries": 0}
+
+
+def connect() -> None:
+    """Join the cluster at RAY_ADDRESS, or start one on this machine. Never joins a stranger's local cluster."""
+    if not ray.is_initialized():
+        address = os.environ.get("RAY_ADDRESS") or "local"
+        local = {"include_dashboard": False} if address == "local" else {}
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
+
+
+def places(workers: int, threads: int, resources: dict[str, float]) -> Places:
+    """How editors fit on a cluster. Pure.
+
+    workers: wanted, 0 for one per GPU or, without GPUs, one per `threads` CPUs. More than that share CPUs in fractions,
+    because an editor's speed is set by its thread count and not by Ray's bookkeeping.
+    Raises ClusterError where not even one fits.
+    """
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    if cpus < 0.1:
+        raise ClusterError(f"the cluster offers {cpus:g} CPUs, an editor needs at least 0.1: add a node with CPUs")
+    if not workers:
+        workers = int(gpus) if gpus >= 1 else max(1, int(cpus // threads))
+    # Some room is left for the publisher and whatever else the cluster runs.
+    num_cpus = min(float(threads), int(cpus * 0.9 / workers * 100) / 100)
+    if num_cpus < 0.01:
+        raise ClusterError(f"{workers} editors on {cpus:g} CPUs is more than 90 to a CPU: ask for fewer with workers=N")
+    num_gpus = 0.0 if gpus <= 0 else min(1.0, int(gpus / workers * 100) / 100)
+    return Places(workers, num_cpus, num_gpus)

@@ -1,0 +1,141 @@
+"""The Editor: holds one loaded model and performs one edit at a time."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import torch
+
+from actors.setup import Setup
+from pipeline.coverage import coverage
+from pipeline.descriptor import DIMENSION, describe
+from pipeline.edit import Edit
+from pipeline.memory_pipeline import MemoryV2VPipeline, MemoryVideo
+from pipeline.retrieval import Choice, select
+from storage.memory import Memory
+from storage.video import read_frames
+
+# Encoded segments kept: with `input: source` every turn edits the same ones, and the scheduler tends to send a source
+# back to the editor that has them.
+KEPT_SEGMENTS = 64
+
+
+class Editor:
+    """One model on one device. Plain Python: Ray wraps it from outside (`ray.remote(Editor)`).
+
+    An exception leaves the editor as it was: nothing but caches is kept between two edits.
+    """
+
+    def __init__(self, setup: Setup):
+        settings = setup.settings
+        # Fixed and not taken from the machine: the order in which a sum is taken depends on it, and so do the bits.
+        torch.set_num_threads(settings["threads"])
+        self.model_digest = setup.model_digest
+        self.settings = settings
+        self.pipe = MemoryV2VPipeline.from_pretrained(setup.model, torch_dtype=getattr(torch, settings["dtype"]))
+        self.pipe.to(setup.device)
+        self.pipe.set_progress_bar_config(disable=True)
+        self.library = setup.open_library()
+        self._sources: OrderedDict[tuple[Any, ...], tuple[torch.Tensor, np.ndarray]] = OrderedDict()
+
+    def ready(self) -> str:
+        """The host's name, once the model is loaded."""
+        return socket.gethostname()
+
+    def edit(self, edit: Edit, attempt: int = 1) -> tuple[dict[str, Any], Memory]:
+        """Perform one edit: (a small account of it, the memory to be committed).
+
+        Raises storage.video.VideoError where the source cannot be read, storage.library.LibraryError where an ancestor
+        cannot.
+        """
+        began = time.perf_counter()
+        source, descriptor = self._source(edit)
+        choices = self._retrieve(edit, descriptor)
+        # One read for the chosen memories and, where a turn edits the last turn's result, its latent.
+        wanted = [choice.id for choice in choices] + ([edit.input] if edit.input else [])
+        read = {memory.id: memory for memory in self.library.read(wanted)}
+        if edit.input:
+            source = read[edit.input].latent.float()
+        origin = edit.camera.c2w[0]
+        latent = self.pipe(
+            source=source,
+            source_trajectory=edit.camera.relative_to(origin),
+            target_trajectory=edit.target.relative_to(origin),
+            memories=[
+                MemoryVideo(
+                    latent=read[choice.id].latent.float(),
+                    trajectory=read[choice.id].trajectory.relative_to(origin),
+                    start=read[choice.id].start - edit.segment.start,
+                )
+                for choice in choices
+            ],
+            prompt=edit.prompt,
+            negative_prompt=edit.negative_prompt,
+            num_frames=edit.frames,
+            height=edit.fit.height,
+            width=edit.fit.width,
+            num_inference_steps=self.settings["steps"],
+            guidance_scale=self.settings["guidance"],
+            shift=self.settings["shift"],
+            generator=torch.Generator("cpu").manual_seed(edit.seed),
+            output_type="latent",
+        ).latents
+        seconds = time.perf_counter() - began
+        memory = Memory(
+            id=edit.id,
+            parent=edit.parent,
+            source=edit.source,
+            turn=edit.turn,
+            segment=edit.segment.index,
+            shot=edit.segment.shot,
+            start=edit.segment.start,
+            stop=edit.segment.stop,
+            trajectory=edit.target,
+            descriptor=descriptor,
+            latent=latent.to("cpu", getattr(torch, self.settings["latent_dtype"])),
+            model=self.model_digest,
+            prompt=edit.prompt,
+            seed=edit.seed,
+            attempt=attempt,
+            memories=tuple(choice.id for choice in choices),
+            scores=tuple(choice.score for choice in choices),
+            seconds=seconds,
+            worker=socket.gethostname(),
+        )
+        return {"id": edit.id, "seconds": seconds, "memories": len(choices)}, memory
+
+    def _source(self, edit: Edit) -> tuple[torch.Tensor, np.ndarray]:
+        """Latent and descriptor of the segment's own frames, the last frame repeated up to what the codec takes."""
+        # Looking costs a sixth of a second on a core; a plan without words ranks by view alone and stores zeros.
+        looks = bool(edit.prompt) or edit.by == "descriptor" or self.settings["text_memories"] == "all_turns"
+        key = (edit.source, edit.segment.start, edit.segment.stop, edit.frames, edit.fit, looks)
+        if key not in self._sources:
+            frames = read_frames(edit.url, edit.segment.start, edit.segment.stop, size=edit.fit.resize)
+            frames = edit.fit.apply(frames)
+            frames = np.concatenate([frames, np.repeat(frames[-1:], edit.frames - len(frames), axis=0)])
+            descriptor = describe(frames) if looks else np.zeros(DIMENSION, np.float32)
+            self._sources[key] = self.pipe.encode(frames), descriptor
+            if len(self._sources) > KEPT_SEGMENTS:
+                self._sources.popitem(last=False)
+        self._sources.move_to_end(key)
+        return self._sources[key]
+
+    def _retrieve(self, edit: Edit, descriptor: np.ndarray) -> list[Choice]:
+        if not edit.candidates or not self.settings["k"]:
+            return []
+        return select(
+            self.library.candidates(edit.source, edit.candidates),
+            k=self.settings["k"],
+            policy=self.settings["policy"] if edit.by == "coverage" else "top_k",
+            blend=self.settings["blend"],
+            start=edit.segment.start,
+            turn=edit.turn,
+            segment=edit.segment.index,
+            target_coverage=coverage(edit.target, self.library.sphere) if edit.by == "coverage" else None,
+            target_descriptor=descriptor if edit.by == "descriptor" or edit.prompt else None,
+            preceding=edit.preceding if edit.by == "descriptor" else None,
+        )

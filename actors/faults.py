@@ -1,0 +1,33 @@
+"""What an exception means for a run: whose fault it is, and whether going on makes sense. Pure."""
+
+from __future__ import annotations
+
+import errno
+
+from actors.scheduler import Blame
+from storage.library import LibraryError
+from storage.video import VideoError
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """No later edit would fare better, so the run stops instead of trying every source in vain."""
+    # Lance reports the operating system's error as text.
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
+
+
+def blame(error: BaseException) -> Blame:
+    """Whose fault a failed edit is: of the `source`, of the `worker`, or `unknown` (tried again elsewhere)."""
+    if isinstance(error, (VideoError, LibraryError)):
+        return "source"
+    # A CUDA context does not recover from an error: every later edit on that worker would fail too.
+    if "CUDA error" in str(error) or "device-side assert" in str(error):
+        return "worker"
+    return "unknown"
+
+
+def one_line(error: BaseException) -> str:
+    """The error as one line. Ray appends the remote traceback to what it raises; the cause alone is what a user needs."""
+    cause = getattr(error, "cause", None) or error
+    text = str(cause).strip()
+    lines = text.splitlines() or [type(cause).__name__]
+    return lines[0] if isinstance(cause, (VideoError, LibraryError, OSError)) else f"{type(cause).__name__}: {lines[0]}"

@@ -1,0 +1,259 @@
+"""The run: the loop that keeps editors busy, and the only place that waits on Ray.
+
+Every decision is the scheduler's. The loop starts what it assigns, tells it what happened, hands finished latents to
+the Librarian (by reference: they never pass through this process) and committed turns to the Publisher.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from actors.cluster import Places
+from actors.editor import Editor
+from actors.faults import blame, disk_is_full, one_line
+from actors.librarian import Librarian
+from actors.publisher import CompareVideo, Publisher, TurnVideo
+from actors.scheduler import Assignment, Scheduler
+from actors.setup import Setup
+from pipeline.edit import Edit
+
+# How often a commit is sent again to a Librarian that died under it, and how often editors may fail to start in a row.
+RESENDS = 5
+FAILED_STARTS = 3
+
+
+@dataclass
+class SourceWork:
+    """One source of a run: its chain, and what is published of it."""
+
+    name: str
+    ids: Sequence[str]
+    costs: Sequence[float]
+    committed: Collection[str]
+    edit: Callable[[int], Edit]
+    videos: Sequence[TurnVideo]  # one per turn
+    compare: CompareVideo | None
+
+
+@dataclass
+class Outcome:
+    """How a run ended."""
+
+    failed: dict[str, str] = field(default_factory=dict)  # source -> why it was given up
+    unpublished: dict[str, str] = field(default_factory=dict)  # URL of a video -> why it could not be written
+    stopped: str | None = None
+    edits: int = 0
+    seconds: float = 0.0
+    editing: float = 0.0  # seconds from the first dispatch to the last commit: without starting processes
+
+
+@dataclass
+class _Commit:
+    assignment: Assignment
+    memory: Any  # ObjectRef of the row, kept until it is acknowledged
+    sends: int = 1
+
+
+class Run:
+    """One run of a plan over a connected cluster. `progress` is called with the scheduler after every event."""
+
+    def __init__(
+        self,
+        work: Sequence[SourceWork],
+        scheduler: Scheduler,
+        setup: Setup,
+        places: Places,
+        progress: Callable[[Scheduler], None] = lambda scheduler: None,
+    ):
+        self.work = {source.name: source for source in work}
+        self.scheduler = scheduler
+        self.setup = setup
+        self.places = places
+        self.progress = progress
+        self.outcome = Outcome()
+        self._editors: dict[str, Any] = {}
+        self._started = 0
+        self._first_dispatch: float | None = None
+        self._failed_starts = 0
+        self._pending: dict[Any, Callable[[Any], None]] = {}  # ref -> what to do when it is ready
+        self._index = {id: index for source in work for index, id in enumerate(source.ids)}
+        self._uncommitted = {
+            (source.name, turn): set(video.ids) - set(source.committed)
+            for source in work
+            for turn, video in enumerate(source.videos)
+        }
+        self._to_publish: deque[tuple[str, TurnVideo | CompareVideo]] = deque()
+        self._unpublished_turns = {source.name: len(source.videos) for source in work}
+        self._publishing = False
+        # The Librarian and the Publisher ask for no CPU: the first waits for disks, the second is never in a hurry.
+        librarian = ray.remote(Librarian).options(num_cpus=0, max_restarts=-1, max_concurrency=1000)
+        self._librarian = librarian.remote(**setup.library_place)
+        self._publisher = self._start_publisher()
+
+    def __call__(self) -> Outcome:
+        """Run to the end. KeyboardInterrupt ends it early; what is committed stays."""
+        began = time.monotonic()
+        for source in self.work.values():
+            self.scheduler.submit(source.name, source.ids, source.costs, source.committed)
+        for source in self.work.values():
+            for turn in range(len(source.videos)):
+                self._publish_if_whole(source, turn)
+        if not self.scheduler.finished:
+            for _ in range(self.places.workers):
+                self._start_editor()
+        try:
+            self._loop()
+        except KeyboardInterrupt:
+            self.scheduler.stop("interrupted")
+        self.outcome.failed = self.scheduler.quarantined
+        self.outcome.stopped = self.scheduler.stopped
+        self.outcome.seconds = time.monotonic() - began
+        for actor in [*self._editors.values(), self._librarian, self._publisher]:
+            ray.kill(actor)
+        return self.outcome
+
+    def _loop(self) -> None:
+        while True:
+            for assignment in self.scheduler.dispatch():
+                self._start_edit(assignment)
+            self._start_publication()
+            self._replace_sick()
+            self.progress(self.scheduler)
+            if self.scheduler.finished and not self._publishing:
+                return
+            # A second is only the heartbeat of the progress display; anything that ends wakes the loop at once.
+            ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=1.0, fetch_local=False)
+            for ref in ready:
+                self._pending.pop(ref)(ref)
+
+    # ---- editors
+
+    def _start_editor(self) -> None:
+        name = f"editor-{self._started}"
+        self._started += 1
+        actor = ray.remote(Editor).options(**self.places.options).remote(self.setup)
+        self._editors[name] = actor
+        self._pending[actor.ready.remote()] = lambda ref: self._editor_ready(name, ref)
+
+    def _editor_ready(self, name: str, ref: Any) -> None:
+        try:
+            ray.get(ref)
+        except RayError as error:
+            del self._editors[name]
+            self._failed_starts += 1
+            if self._failed_starts < FAILED_STARTS:
+                self._start_editor()
+            elif not self._editors:
+                self.scheduler.stop(f"no editor could start: {_start_error(error)}")
+        else:
+            self._failed_starts = 0
+            self.scheduler.add_worker(name)
+
+    def _replace(self, name: str) -> None:
+        actor = self._editors.pop(name, None)
+        if actor is not None:
+            ray.kill(actor)
+            self._start_editor()
+
+    def _replace_sick(self) -> None:
+        for name in self.scheduler.sick_workers:
+            self.scheduler.remove_worker(name)
+            self._replace(name)
+
+    # ---- edits
+
+    def _start_edit(self, assignment: Assignment) -> None:
+        self._first_dispatch = self._first_dispatch or time.monotonic()
+        edit = self.work[assignment.source].edit(self._index[assignment.edit])
+        account, memory = (
+            self._editors[assignment.worker].edit.options(num_returns=2).remote(edit, assignment.attempt)
+        )
+        self._pending[account] = lambda ref: self._edit_ended(assignment, ref, memory)
+
+    def _edit_ended(self, assignment: Assignment, account: Any, memory: Any) -> None:
+        try:
+            ray.get(account)
+        except RayTaskError as error:
+            if disk_is_full(error):
+                self.scheduler.stop(one_line(error))
+            self.scheduler.failed(assignment, one_line(error), blame=blame(error))
+        except RayError:
+            # Died, unavailable, out of memory, its node gone: whatever it was, this editor is given up.
+            self.scheduler.worker_lost(assignment.worker)
+            self._replace(assignment.worker)
+        else:
+            self.scheduler.executed(assignment)
+            self._send(_Commit(assignment, memory))
+
+    def _send(self, commit: _Commit) -> None:
+        self._pending[self._librarian.commit.remote(commit.memory)] = lambda ref: self._commit_ended(commit, ref)
+
+    def _commit_ended(self, commit: _Commit, ref: Any) -> None:
+        assignment = commit.assignment
+        try:
+            ray.get(ref)
+        except RayActorError as error:
+            # The Librarian restarts, and commits are idempotent: the same row is sent again.
+            if commit.sends < RESENDS:
+                commit.sends += 1
+                self._send(commit)
+            else:
+                self.scheduler.commit_failed(assignment, one_line(error))
+        except RayError as error:
+            if disk_is_full(error):
+                self.scheduler.stop(one_line(error))
+            self.scheduler.commit_failed(assignment, one_line(error))
+        else:
+            self.scheduler.committed(assignment)
+            self.outcome.edits += 1
+            self.outcome.editing = time.monotonic() - (self._first_dispatch or 0.0)
+            source = self.work[assignment.source]
+            turn = self._index[assignment.edit] * len(source.videos) // len(source.ids)
+            self._uncommitted[source.name, turn].discard(assignment.edit)
+            self._publish_if_whole(source, turn)
+
+    # ---- publishing
+
+    def _start_publisher(self) -> Any:
+        return ray.remote(Publisher).options(num_cpus=0, max_restarts=0).remote(self.setup)
+
+    def _publish_if_whole(self, source: SourceWork, turn: int) -> None:
+        if not self._uncommitted[source.name, turn]:
+            self._to_publish.append((source.name, source.videos[turn]))
+
+    def _start_publication(self) -> None:
+        if self._to_publish and not self._publishing:
+            self._publishing = True
+            name, video = self._to_publish.popleft()
+            method = self._publisher.publish if isinstance(video, TurnVideo) else self._publisher.compare
+            self._pending[method.remote(video)] = lambda ref: self._publication_ended(name, video, ref)
+
+    def _publication_ended(self, name: str, video: TurnVideo | CompareVideo, ref: Any) -> None:
+        self._publishing = False
+        try:
+            ray.get(ref)
+        except RayError as error:
+            self.outcome.unpublished[video.url] = one_line(error)
+            if not isinstance(error, RayTaskError):
+                self._publisher = self._start_publisher()
+            elif disk_is_full(error):
+                self.scheduler.stop(one_line(error))
+                self._to_publish.clear()
+            return
+        if isinstance(video, TurnVideo):
+            self._unpublished_turns[name] -= 1
+            compare = self.work[name].compare
+            if compare is not None and not self._unpublished_turns[name]:
+                self._to_publish.append((name, compare))
+
+
+def _start_error(error: RayError) -> str:
+    # Ray wraps what a constructor raised in text; its last line is the exception itself.
+    return str(error).strip().splitlines()[-1].strip()

@@ -1,0 +1,62 @@
+"""`make bench`: run every benchmark and write docs/benchmarks.md from the JSON lines that they print.
+
+    python -m benchmarks [--quick]
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).resolve().parent
+# What each figure means and what is aimed for; the figures themselves come from the run alone.
+GOALS = {
+    "coverage": {
+        "speedup_10k_same_points": "bit sets against a vectorised Algorithm 1, same 64,800 points, 10,000 memories (goal: 3,000)",
+        "speedup_10k_default": "the same with the default 4,096 points (goal: 30,000)",
+        "scores_equal": "1 if the scores on the same points are equal to the last bit (goal: 1)",
+        "top3_agreement": "share of 50 queries among 200 memories whose top-3 is Algorithm 1's, ties aside (goal: .97)",
+        "vs_memory_read": "time to rank 1,000,000 memories over the time to read their bytes once (goal: 3 or less)",
+        "seconds_1m": "seconds to rank 1,000,000 memories",
+    },
+    "overhead": {
+        "efficiency": "edits/s of the whole job with one worker over those of a bare loop around the model (goal: .95)",
+    },
+}
+
+
+def main(arguments: list[str]) -> int:
+    lines = [
+        "# Benchmarks",
+        "",
+        f"Written by `make bench` on {date.today()}: {platform.machine()}, {torch.get_num_threads()} threads, "
+        f"Python {platform.python_version()}, torch {torch.__version__}"
+        + (", quick versions." if "--quick" in arguments else "."),
+        "Every figure compares two things inside one run; absolute seconds depend on the machine.",
+    ]
+    for name in sorted(GOALS):
+        print(f"== {name}", flush=True)
+        ran = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *arguments], stdout=subprocess.PIPE, text=True)
+        print(ran.stdout, flush=True)
+        if ran.returncode:
+            print(f"benchmarks.{name} failed with exit code {ran.returncode}; docs/benchmarks.md is left as it is")
+            return 1
+        figures = json.loads(ran.stdout.strip().splitlines()[-1])
+        lines += ["", f"## {name}", "", "| figure | value | what it is |", "|---|---|---|"]
+        lines += [f"| `{key}` | {_number(value)} | {GOALS[name].get(key, '')} |" for key, value in figures.items()]
+    (HERE.parent / "docs" / "benchmarks.md").write_text("\n".join(lines) + "\n")
+    return 0
+
+
+def _number(value: object) -> str:
+    return f"{value:,.3g}" if isinstance(value, float) and abs(value) < 1000 else f"{value:,.0f}" if isinstance(value, (int, float)) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

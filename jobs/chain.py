@@ -1,0 +1,136 @@
+"""The edit chain: the edits of one source in their order, each named by the hash of all that decides its bits.
+
+Ids are the whole bookkeeping. Two plans that share a prefix share its ids and so its work; a change anywhere gives new
+ids from there on; a memory may be used by an edit if and only if it is an ancestor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import posixpath
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from jobs.config import EditConfig, bits_of
+from jobs.turn import Turn
+from pipeline.edit import Edit
+from pipeline.fit import Fit
+from pipeline.segments import Segment
+from pipeline.trajectory import Trajectory
+from storage.video import VideoInfo
+
+# Raise it when our own code changes what a latent is: the ids of all earlier edits then no longer match.
+CHAIN_VERSION = 1
+
+
+def edit_id(content: dict[str, Any]) -> str:
+    """sha256 of the canonical JSON of `content`, as 64 hexadecimal digits."""
+    canonical = json.dumps({"version": CHAIN_VERSION} | content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Chain:
+    """All edits of one source under one plan: turn-major, every edit the child of the one before it.
+
+    camera: the source's own trajectory. targets: for every turn, where its camera goes (the source's own trajectory, or
+    its input's, for a text turn). prompts: for every turn, the prompt in force. frames: per segment, what the model sees.
+    """
+
+    info: VideoInfo
+    fingerprint: str
+    fit: Fit
+    segments: tuple[Segment, ...]
+    frames: tuple[int, ...]
+    turns: tuple[Turn, ...]
+    camera: Trajectory
+    targets: tuple[Trajectory, ...]
+    config: EditConfig
+    model: str
+
+    @property
+    def url(self) -> str:
+        return self.info.url
+
+    @property
+    def name(self) -> str:
+        """Folder of the source's results: its stem and the first 8 digits of its fingerprint."""
+        stem = posixpath.splitext(posixpath.basename(self.url.replace("\\", "/")))[0]
+        return f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', stem).strip('._') or 'source'}-{self.fingerprint[:8]}"
+
+    @cached_property
+    def prompts(self) -> tuple[str, ...]:
+        """A turn without a prompt of its own keeps the one in force."""
+        prompts: list[str] = []
+        for turn in self.turns:
+            inherited = prompts[-1] if prompts else ""
+            prompts.append(inherited if turn.prompt is None else turn.prompt)
+        return tuple(prompts)
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """Id of every edit, in order."""
+        config, ids = bits_of(self.config), []
+        root = {"fingerprint": self.fingerprint, "camera": self.camera.digest}
+        parent: dict[str, Any] = {"source": root}
+        for turn, target, prompt in zip(self.turns, self.targets, self.prompts, strict=True):
+            instruction = {
+                "target": target.digest,
+                "by": "coverage" if turn.trajectory else "descriptor",
+                "prompt": prompt,
+                "negative_prompt": turn.negative_prompt,
+                "input": turn.input,
+            }
+            for segment in self.segments:
+                window = [segment.start, segment.stop, segment.shot]
+                content = {"segment": window, "turn": instruction, "config": config, "model": self.model}
+                ids.append(edit_id(parent | content))
+                parent = {"parent": ids[-1]}
+        return tuple(ids)
+
+    def __len__(self) -> int:
+        return len(self.turns) * len(self.segments)
+
+    def turn_ids(self, turn: int) -> tuple[str, ...]:
+        """Ids of the edits that make up the video of a turn (counted from 0)."""
+        return self.ids[turn * len(self.segments) : (turn + 1) * len(self.segments)]
+
+    def cost(self, index: int) -> float:
+        """Relative cost of an edit: pixels that the network works on."""
+        return float(self.frames[index % len(self.segments)] * self.fit.height * self.fit.width)
+
+    def edit(self, index: int) -> Edit:
+        """The edit at a place of the chain, complete. Made when it is dispatched: its ancestors' ids grow with `index`."""
+        t, s = divmod(index, len(self.segments))
+        turn, segment, ids = self.turns[t], self.segments[s], self.ids
+        same_turn = ids[t * len(self.segments) : index]
+        by_descriptor = turn.trajectory is None
+        return Edit(
+            id=ids[index],
+            parent=ids[index - 1] if index else "",
+            source=self.fingerprint,
+            url=self.url,
+            turn=t + 1,
+            segment=segment,
+            frames=self.frames[s],
+            fit=self.fit,
+            camera=_window(self.camera if turn.input == "source" or t == 0 else self.targets[t - 1], segment, self.frames[s]),
+            target=_window(self.targets[t], segment, self.frames[s]),
+            prompt=self.prompts[t],
+            negative_prompt=turn.negative_prompt,
+            input=ids[index - len(self.segments)] if turn.input == "previous" and t > 0 else "",
+            by="descriptor" if by_descriptor else "coverage",
+            candidates=same_turn if by_descriptor and self.config.text_memories == "same_turn" else ids[:index],
+            preceding=same_turn[-1] if same_turn else "",
+            seed=int(ids[index][:15], 16),
+        )
+
+
+def _window(trajectory: Trajectory, segment: Segment, frames: int) -> Trajectory:
+    """The poses of a segment, the last one repeated up to `frames`."""
+    stop = [segment.stop - 1] * (frames - segment.frames)
+    index = [*range(segment.start, segment.stop), *stop]
+    return Trajectory(c2w=trajectory.c2w[index], intrinsics=trajectory.intrinsics[index])

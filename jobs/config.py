@@ -1,0 +1,130 @@
+"""Every setting of `memory-v2v edit`, typed, with its default and whether it can change a bit of a latent.
+
+A field that `affects_bits` is part of every edit's id: change it and the chain is a new one. A field that does not
+may be changed between two runs of one plan, and the second finds the first one's edits done. There is no third kind:
+a field declared as neither fails at import.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+
+class ConfigError(ValueError):
+    """A setting that does not exist or holds a value it cannot hold. One line, with the remedy."""
+
+
+def bits(default: Any, help: str) -> Any:
+    return dataclasses.field(default=default, metadata={"affects_bits": True, "help": help})
+
+
+def free(default: Any, help: str) -> Any:
+    return dataclasses.field(default=default, metadata={"affects_bits": False, "help": help})
+
+
+@dataclass
+class EditConfig:
+    """Settings of an edit job. `None` means the model's own default, which is in the model's digest."""
+
+    # the picture
+    size: str = bits("auto", "frame of the model as HEIGHTxWIDTH; auto keeps the source's aspect at the model's area")
+    fit: str = bits("letterbox", "letterbox keeps the whole picture, crop fills the frame")
+    # time
+    segment_frames: int | None = bits(None, "frames of one edit")
+    overlap: int = bits(0, "frames that two neighbouring segments share and cross-fade")
+    # the memory
+    k: int = bits(4, "memories given to an edit, at most")
+    policy: str = bits("top_k", "top_k ranks by field of view alone, greedy covers the target's view with as few as it can")
+    blend: float = bits(0.5, "lambda of VideoFOV: 1 is intersection over union, 0 is how much of the target was seen")
+    radius: float = bits(20.0, "metres from the source's first camera to the sphere on which views are compared")
+    points: int = bits(4096, "points of that sphere")
+    text_memories: str = bits("same_turn", "where a text turn looks for memories: same_turn or all_turns")
+    latent_dtype: str = bits("float16", "how latents are stored: float16, bfloat16 or float32")
+    # the sampler
+    steps: int | None = bits(None, "denoising steps")
+    guidance: float | None = bits(None, "guidance scale; 1 switches it off")
+    shift: float | None = bits(None, "shift of the noise schedule")
+    seed: int = bits(0, "another seed is another sample of the same plan")
+    dtype: str = bits("float32", "what the network computes in: float32 or bfloat16")
+    threads: int = bits(1, "torch threads of one editor; fixed, because the order of sums depends on it")
+    # the machines
+    workers: int = free(0, "editors at work at once; 0: one per GPU, or per `threads` CPUs")
+    retries: int = free(2, "how often a failed edit is tried again before its source is given up")
+    failure_budget: int | None = free(None, "sources that may fail before the whole run stops; null: any number")
+    fingerprint_threads: int = free(8, "sources looked at in parallel before the run")
+    # the published files
+    crf: int = free(18, "x264 quality of the published videos, lower is better")
+    upscale: str = free("none", "none publishes at the model's size, source at the source's")
+    audio: bool = free(True, "carry the source's sound into the published videos")
+    compare: bool = free(True, "write compare.mp4, source and turns side by side")
+
+
+CHOICES = {
+    "fit": ("letterbox", "crop"),
+    "policy": ("top_k", "greedy"),
+    "text_memories": ("same_turn", "all_turns"),
+    "latent_dtype": ("float16", "bfloat16", "float32"),
+    "dtype": ("float32", "bfloat16"),
+    "upscale": ("none", "source"),
+}
+MINIMUM = {"overlap": 0, "k": 0, "radius": 1e-6, "points": 64, "steps": 1, "threads": 1, "workers": 0, "retries": 0,
+           "failure_budget": 0, "fingerprint_threads": 1, "crf": 0, "segment_frames": 1, "shift": 1e-6, "guidance": 0}  # fmt: skip
+
+
+def fields_that(affect_bits: bool) -> list[str]:
+    """Names of the fields with that declaration, in the order of the class."""
+    return [f.name for f in dataclasses.fields(EditConfig) if f.metadata["affects_bits"] is affect_bits]
+
+
+def load_config(values: dict[str, Any] | None = None, overrides: Sequence[str] = ()) -> EditConfig:
+    """Defaults, then `values` (of a plan file), then `key=value` overrides of the command line.
+
+    Raises ConfigError for an unknown key (naming the nearest), a wrong type or a value out of range.
+    """
+    assigned = dict(values or {})
+    for override in overrides:
+        key, _, text = override.partition("=")
+        assigned[key] = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index,call-overload]
+    config = OmegaConf.structured(EditConfig)
+    for key, value in assigned.items():
+        if key not in config:
+            near = difflib.get_close_matches(str(key), list(config), n=1, cutoff=0.0)[0]
+            raise ConfigError(f"setting '{key}' does not exist; the nearest is '{near}' (memory-v2v edit --help lists all)")
+        try:
+            OmegaConf.update(config, key, str(value) if EditConfig.__annotations__[key] == "str" else value)
+        except OmegaConfBaseException as error:
+            kind = EditConfig.__annotations__[key]
+            raise ConfigError(f"setting '{key}' is {value!r}, expected {kind}: {str(error).splitlines()[0]}") from None
+        if key in CHOICES and config[key] not in CHOICES[key]:
+            raise ConfigError(f"setting '{key}' is {value!r}, expected one of {', '.join(CHOICES[key])}")
+        if key in MINIMUM and config[key] is not None and not config[key] >= MINIMUM[key]:
+            raise ConfigError(f"setting '{key}' is {value!r}, expected at least {MINIMUM[key]:g}")
+    if not 0 <= config.blend <= 1:
+        raise ConfigError(f"setting 'blend' is {config.blend!r}, expected 0 to 1")
+    if config.points % 64:
+        raise ConfigError(f"setting 'points' is {config.points}, expected a multiple of 64 (coverage is packed in words)")
+    parse_size(config.size)
+    loaded: EditConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
+    return loaded
+
+
+def parse_size(size: str) -> tuple[int, int] | None:
+    """`"96x128"` → (96, 128), `"auto"` → None."""
+    if size == "auto":
+        return None
+    height, _, width = size.partition("x")
+    if height.isdigit() and width.isdigit() and int(height) and int(width):
+        return int(height), int(width)
+    raise ConfigError(f"setting 'size' is {size!r}, expected auto or HEIGHTxWIDTH such as 96x128")
+
+
+def bits_of(config: EditConfig) -> dict[str, Any]:
+    """The part of a configuration that goes into an edit's id."""
+    return {name: getattr(config, name) for name in fields_that(affect_bits=True)}

@@ -1,0 +1,46 @@
+"""`make demo`: render a clip of a room, edit it in three turns, say where to look.
+
+    python -m jobs.demo demo
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+from jobs.main import main as memory_v2v
+from storage.publish import video_id_of, write_video
+from storage.video import VideoInfo
+
+FRAMES, HEIGHT, WIDTH, RATE = 48, 192, 256, 24
+TURNS = ("pan_right", "arc_left", "zoom_out")
+
+
+def render(path: Path) -> None:
+    """Write the sample clip, unless it is there."""
+    id = hashlib.sha256(f"room {FRAMES} {HEIGHT}x{WIDTH} at {RATE}".encode()).hexdigest()
+    if video_id_of(str(path)) == id:
+        return
+    from pipeline.scenes import render_clip
+
+    info = VideoInfo(str(path), FRAMES, HEIGHT, WIDTH, Fraction(RATE), Fraction(1, RATE), None, False, 0)
+    write_video(str(path), render_clip(FRAMES, HEIGHT, WIDTH), source=info, video_id=id)
+
+
+def main(folder: str) -> int:
+    began = time.monotonic()
+    clip, out = Path(folder) / "room.mp4", Path(folder) / "out"
+    render(clip)
+    code = memory_v2v(["edit", str(clip), *(word for turn in TURNS for word in ("--turn", turn)), "--out", str(out)])
+    if code == 0:
+        [compare] = out.glob("room-*/compare.mp4")
+        print(f"\nmade in {time.monotonic() - began:.0f} s. Look at\n  {compare}  (source and turns side by side, memories below)\n"
+              f"  {compare.parent}  (one video per turn)\n  {out}/results.parquet, {out}/summary.json, {out}/library")  # fmt: skip
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "demo"))

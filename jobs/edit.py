@@ -1,0 +1,289 @@
+"""The edit job: a plan in; edited videos, a library of memories and a table of results out.
+
+    memory-v2v edit clip.mp4 --turn pan_right --turn arc_left --out results
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+
+from actors.publisher import CompareVideo, TurnVideo
+from jobs.chain import Chain
+from jobs.config import EditConfig
+from jobs.model import resolve
+from jobs.plan import Model, Plan, make_plan
+from jobs.progress import Progress, duration
+from jobs.results import results, write_results
+from jobs.turn import Turn
+from pipeline.coverage import Sphere
+from storage.library import Library
+from storage.publish import video_id_of
+
+DONE, FAILED, USAGE = 0, 1, 2
+
+
+class UsageError(ValueError):
+    """A command that cannot start. One line, with the remedy."""
+
+
+@dataclass
+class EditJob:
+    """What `memory-v2v edit` was asked to do."""
+
+    inputs: Sequence[str | dict[str, Any]]
+    turns: Sequence[Turn]
+    out: str
+    config: EditConfig = field(default_factory=EditConfig)
+    library: str | None = None
+    owner: str = "default"
+    model: str = "mini"
+    limit: int | None = None
+    source_trajectory: str | None = None
+    shots: str | None = None
+    dry_run: bool = False
+    fresh: bool = False
+
+
+def edit(job: EditJob) -> int:
+    """Run the job; the exit code: 0 all done, 1 some sources failed. Raises UsageError and its like before any work."""
+    began = time.time()
+    out = _writable_folder(job.out, create=not job.dry_run)
+    model = resolve(job.model)
+    if not model.spec.trained:
+        _say(f"model '{job.model}' is untrained: its weights are random, so what it makes is noise (everything else is real)")
+    plan = make_plan(
+        job.inputs, job.turns, job.config, model,
+        limit=job.limit, source_trajectory=job.source_trajectory, shots=job.shots,
+    )  # fmt: skip
+    for _, line in plan.problems:
+        _say(f"skipped: {line}")
+    for url, line in plan.warnings:
+        _say(f"warning: {url}: {line}")
+    library_url = library_of(job, out)
+    library = _open_library(library_url, job.config, model, create=not job.dry_run)
+    if job.fresh and not job.dry_run and library is not None:
+        erase(plan, library, out, job.config)
+    committed = {chain.name: library.committed(chain.fingerprint) if library else set() for chain in plan.chains}
+    _describe(plan, committed, library, job.config, model)
+    if job.dry_run:
+        return FAILED if plan.problems else DONE
+
+    assert library is not None
+    videos = {chain.name: turn_videos(chain, out, job.config) for chain in plan.chains}
+    compares = {chain.name: compare_video(chain, videos[chain.name], out) for chain in plan.chains if job.config.compare}
+    outcome = _run(job, plan, committed, videos, compares, library_url, model)
+
+    reasons = dict(outcome.failed)
+    for chain in plan.chains:
+        if chain.name in reasons:
+            _say(f"failed: {chain.url}: {reasons[chain.name]}")
+    for url, reason in outcome.unpublished.items():
+        _say(f"not published: {url}: {reason} (its edits are kept: the same command publishes it again)")
+    if outcome.stopped:
+        _say(f"stopped: {outcome.stopped} ({outcome.edits} edits committed in this run; the same command goes on from there)")
+    table = results(
+        plan.chains, library, reasons,
+        [("failed", url, line) for url, line in plan.problems] + [("warning", url, line) for url, line in plan.warnings],
+        {id: video.url for name in videos for video in videos[name] for id in video.ids},
+    )  # fmt: skip
+    whole = [chain for chain in plan.chains if _is_whole(videos[chain.name])]
+    summary = {
+        "sources": {"done": len(whole), "failed": len(plan.problems) + len(plan.chains) - len(whole)},
+        "edits": dict(Counter(status for status, turn in zip(*(table[c].to_pylist() for c in ("status", "turn")), strict=True) if turn)),
+        "edits_in_this_run": outcome.edits,
+        "seconds": round(time.time() - began, 3),
+        "stopped": outcome.stopped,
+        "failures": [{"source": url, "message": line} for url, line in plan.problems]
+        + [{"source": chain.url, "message": reasons[chain.name]} for chain in plan.chains if chain.name in reasons]
+        + [{"source": url, "message": line} for url, line in outcome.unpublished.items()],
+        "warnings": [{"source": url, "message": line} for url, line in plan.warnings],
+        "turns": [dataclasses.asdict(turn) for turn in job.turns],
+        "config": dataclasses.asdict(job.config),
+        "model": {"name": job.model, "digest": model.digest, "trained": model.spec.trained},
+        "library": library_url,
+    }
+    write_results(out, table, summary)
+    for chain in whole:
+        _say(f"{chain.url}: {len(chain.turns)} turns at {_size(videos[chain.name][0])} in {out}/{chain.name}")
+    _say(f"{len(whole)} of {len(plan.chains) + len(plan.problems)} videos done, {outcome.edits} edits made; "
+         f"results in {out}/results.parquet, memories in {library_url}")  # fmt: skip
+    return DONE if len(whole) == len(plan.chains) and not plan.problems else FAILED
+
+
+# ---- the parts
+
+
+def library_of(job: EditJob, out: str) -> str:
+    """URL of the owner's dataset. Owners are kept apart by dataset, so that no query can cross from one to another."""
+    if not job.owner or not all(c.isalnum() or c in "-_." for c in job.owner) or job.owner.startswith("."):
+        raise UsageError(f"owner '{job.owner}' has characters other than letters, digits, '-', '_' and '.'")
+    return f"{(job.library or f'{out}/library').rstrip('/')}/{job.owner}.lance"
+
+
+def turn_videos(chain: Chain, out: str, config: EditConfig) -> list[TurnVideo]:
+    """The files that a chain's turns are published as."""
+    if config.upscale == "source":
+        size = (chain.info.height // 2 * 2, chain.info.width // 2 * 2)
+    else:
+        size = chain.fit.content[2:]
+    return [
+        TurnVideo(
+            url=f"{out}/{chain.name}/turn-{turn + 1:02d}-{instruction.label}.mp4",
+            ids=chain.turn_ids(turn),
+            segments=chain.segments,
+            source=chain.info,
+            fit=chain.fit,
+            size=size,
+            overlap=config.overlap,
+            crf=config.crf,
+            audio=config.audio,
+        )
+        for turn, instruction in enumerate(chain.turns)
+    ]
+
+
+def compare_video(chain: Chain, videos: Sequence[TurnVideo], out: str) -> CompareVideo:
+    labels = tuple(f"{turn + 1} {instruction.label}" for turn, instruction in enumerate(chain.turns))
+    return CompareVideo(f"{out}/{chain.name}/compare.mp4", chain.info, tuple(videos), labels)
+
+
+def erase(plan: Plan, library: Library, out: str, config: EditConfig) -> None:
+    """Forget the plan's sources and what was published of them (`--fresh`)."""
+    for chain in plan.chains:
+        library.erase(chain.fingerprint)
+        videos = turn_videos(chain, out, config)
+        for video in [*videos, compare_video(chain, videos, out)]:
+            filesystem, path = fsspec.core.url_to_fs(video.url)
+            if filesystem.exists(path):
+                filesystem.rm(path)
+
+
+def _run(
+    job: EditJob,
+    plan: Plan,
+    committed: dict[str, set[str]],
+    videos: dict[str, list[TurnVideo]],
+    compares: dict[str, CompareVideo],
+    library_url: str,
+    model: Model,
+) -> Any:
+    """Carry out what is left, on Ray. What is all there already costs no cluster."""
+    from actors.run import Outcome, Run, SourceWork
+
+    todo = [
+        chain
+        for chain in plan.chains
+        if not committed[chain.name].issuperset(chain.ids)
+        or not _is_whole(videos[chain.name])
+        or (chain.name in compares and video_id_of(compares[chain.name].url) != compares[chain.name].video_id)
+    ]
+    if not todo:
+        return Outcome()
+
+    import ray
+
+    from actors.cluster import connect, places
+    from actors.scheduler import Scheduler
+    from actors.setup import Setup
+
+    connect()
+    where = places(job.config.workers, job.config.threads, ray.cluster_resources())
+    scheduler = Scheduler(retries=job.config.retries, failure_budget=job.config.failure_budget)
+    progress = Progress()
+    work = [
+        SourceWork(
+            name=chain.name,
+            ids=chain.ids,
+            costs=[chain.cost(index) for index in range(len(chain))],
+            committed=committed[chain.name],
+            edit=chain.edit,
+            videos=videos[chain.name],
+            compare=compares.get(chain.name),
+        )
+        for chain in todo
+    ]
+    setup = Setup(
+        model=model.folder,
+        model_digest=model.digest,
+        library=library_url,
+        settings=dataclasses.asdict(job.config),
+        device="cuda" if where.num_gpus else "cpu",
+    )
+    try:
+        outcome = Run(work, scheduler, setup, where, progress)()
+    finally:
+        progress.close(scheduler)
+    return outcome
+
+
+def _writable_folder(url: str, create: bool) -> str:
+    """The folder's absolute path or URL. Raises UsageError where results cannot be written."""
+    filesystem, path = fsspec.core.url_to_fs(url)
+    if filesystem.protocol not in ("file", ("file", "local")):
+        return url.rstrip("/")
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"output folder {url} is a file: choose another --out")
+    if create:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"output folder {url} cannot be made ({error.strerror}): choose another --out") from None
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UsageError(f"output folder {url} is not writable: change its permissions or choose another --out")
+    return str(folder.resolve())
+
+
+def _open_library(url: str, config: EditConfig, model: Model, create: bool) -> Library | None:
+    from pipeline.descriptor import DIMENSION
+
+    filesystem, path = fsspec.core.url_to_fs(url)
+    if not create and not filesystem.exists(path):
+        return None
+    sphere = Sphere(points=config.points, radius=config.radius)
+    return Library.open(url, model=model.digest, sphere=sphere, descriptor_dim=DIMENSION, create=create)
+
+
+def _describe(plan: Plan, committed: dict[str, set[str]], library: Library | None, config: EditConfig, model: Model) -> None:
+    """The plan in a few lines: what is done, what is left, what it may cost."""
+    todo = done = 0
+    for chain in plan.chains:
+        there = len(committed[chain.name].intersection(chain.ids))
+        done, todo = done + there, todo + len(chain) - there
+        _say(f"{chain.url}: {chain.info.frames} frames, {len(chain.segments)} segments x {len(chain.turns)} turns = "
+             f"{len(chain)} edits at {chain.fit.width}x{chain.fit.height}, {there} done")  # fmt: skip
+    seconds = [row for row in (library.rows().column("seconds").to_pylist() if library else [])]
+    steps = config.steps or model.spec.steps
+    cost = f"about {duration(todo * float(np.median(seconds)))} of editor time" if seconds else f"{todo * steps} denoising steps"
+    _say(f"plan: {len(plan.chains)} videos, {done} edits done, {todo} to do" + (f" ({cost})" if todo else ""))
+
+
+def _is_whole(videos: Sequence[TurnVideo]) -> bool:
+    return all(video_id_of(video.url) == video.video_id for video in videos)
+
+
+def _size(video: TurnVideo) -> str:
+    source = (video.source.height // 2 * 2, video.source.width // 2 * 2)
+    return f"{video.size[1]}x{video.size[0]}, {'the source' if video.size == source else 'the model'}'s size"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def read_summary(out: str) -> dict[str, Any]:
+    with fsspec.open(f"{out}/summary.json", "rt") as file:
+        summary: dict[str, Any] = json.load(file)
+        return summary

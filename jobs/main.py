@@ -1,0 +1,118 @@
+"""The command line: `memory-v2v edit INPUT... --turn SPEC [--turn SPEC ...] --out DIR [key=value ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import fsspec
+import yaml
+
+from jobs.config import ConfigError, EditConfig, load_config
+from jobs.turn import parse_turn
+from pipeline.trajectory import PRESETS
+
+PLAN_KEYS = ("inputs", "turns", "out", "library", "owner", "model", "config")
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="memory-v2v", description="Video-to-video diffusion that remembers its own edits.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    settings = "\n".join(
+        f"  {f.name}={f.default}".ljust(28) + f" {f.metadata['help']}" for f in dataclasses.fields(EditConfig)
+    )
+    edit = commands.add_parser(
+        "edit",
+        help="edit videos in turns, remembering what was made before",
+        description="Edit every INPUT in every turn. The same command again finds finished edits and goes on from there.",
+        epilog=f"presets: {', '.join(PRESETS)}\n\nsettings, each given as key=value:\n{settings}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    edit.add_argument("inputs", nargs="*", metavar="INPUT", help="file, folder, glob, URL, or a .jsonl or .parquet manifest; or key=value")
+    edit.add_argument("--turn", action="append", default=[], metavar="SPEC", help="preset, trajectory file, prompt, or a YAML mapping of them")
+    edit.add_argument("--plan", metavar="FILE.yaml", help=f"a YAML file with {', '.join(PLAN_KEYS)}; the command line adds to it")
+    edit.add_argument("--out", metavar="DIR", help="where the videos and the tables go")
+    edit.add_argument("--library", metavar="URL", help="folder of the memory libraries (default: DIR/library)")
+    edit.add_argument("--owner", help="whose library (default: default)")
+    edit.add_argument("--model", help="mini, or a folder in diffusers' layout (default: mini)")
+    edit.add_argument("--workers", type=int, metavar="N", help="the same as workers=N")
+    edit.add_argument("--limit", type=int, metavar="N", help="take only the first N videos")
+    edit.add_argument("--source-trajectory", metavar="FILE", help="how the source's own camera moves (default: it stands still)")
+    edit.add_argument("--shots", metavar="FILE", help="first frames of the source's shots after the first (default: one shot)")
+    edit.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
+    edit.add_argument("--fresh", action="store_true", help="forget what was made of these videos and begin anew")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 all done, 1 some failed, 2 the command could not be understood or started."""
+    given = parser().parse_args(arguments)
+    from jobs.edit import USAGE, edit
+
+    try:
+        job = edit_job(given)
+        return edit(job)
+    except (ValueError, OSError) as error:
+        print(f"memory-v2v: {str(error).splitlines()[0] if str(error) else type(error).__name__}", file=sys.stderr)
+        return USAGE
+
+
+def edit_job(given: argparse.Namespace) -> Any:
+    """What the arguments and the plan file say together; the command line wins. Raises ValueErrors of one line."""
+    from jobs.edit import EditJob, UsageError
+
+    plan = _read_plan(given.plan) if given.plan else {}
+    overrides = [word for word in given.inputs if _is_override(word)]
+    if given.workers is not None:
+        overrides.append(f"workers={given.workers}")
+    inputs = [word for word in given.inputs if not _is_override(word)] or plan.get("inputs") or []
+    turns = [parse_turn(spec) for spec in given.turn or plan.get("turns") or []]
+    out = given.out or plan.get("out")
+    if not inputs:
+        raise UsageError("no INPUT was given: name a video, a folder, a glob, a manifest, or --plan FILE.yaml")
+    if not out:
+        raise UsageError("no --out was given: name the folder for the results")
+    if given.limit is not None and given.limit < 1:
+        raise UsageError(f"--limit is {given.limit}, expected at least 1")
+    return EditJob(
+        inputs=inputs,
+        turns=turns,
+        out=out,
+        config=load_config(plan.get("config"), overrides),
+        library=given.library or plan.get("library"),
+        owner=given.owner or plan.get("owner") or "default",
+        model=given.model or plan.get("model") or "mini",
+        limit=given.limit,
+        source_trajectory=given.source_trajectory,
+        shots=given.shots,
+        dry_run=given.dry_run,
+        fresh=given.fresh,
+    )
+
+
+def _is_override(word: str) -> bool:
+    # A URL may hold '=' too, but not before its scheme; a file of that very name wins.
+    return re.match(r"[A-Za-z_][A-Za-z0-9_.]*=", word) is not None and not os.path.exists(word)
+
+
+def _read_plan(url: str) -> dict[str, Any]:
+    try:
+        with fsspec.open(url, "rt") as file:
+            plan = yaml.safe_load(file)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"plan {url} cannot be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(plan, dict):
+        raise ConfigError(f"plan {url} holds a {type(plan).__name__}, expected a mapping with {', '.join(PLAN_KEYS)}")
+    for key in plan:
+        if key not in PLAN_KEYS:
+            raise ConfigError(f"plan {url} has the key '{key}', expected only {', '.join(PLAN_KEYS)}")
+    return plan
+
+
+if __name__ == "__main__":
+    sys.exit(main())

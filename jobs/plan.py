@@ -1,0 +1,184 @@
+"""The plan: sources times turns, made into chains. Everything that can be wrong with an input is found here, before
+the first edit, and costs that input alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import fsspec
+import numpy as np
+
+from jobs.chain import Chain
+from jobs.config import EditConfig, parse_size
+from jobs.turn import Turn, TurnError, parse_turn, read_trajectory, target_trajectory
+from pipeline.fit import fit
+from pipeline.motion import moves
+from pipeline.segments import segments
+from pipeline.spec import ModelSpec
+from pipeline.trajectory import Trajectory, default_intrinsics
+from storage.fingerprint import file_digest
+from storage.sources import SourceEntry, expand
+from storage.video import VideoInfo, probe, read_frames
+
+
+@dataclass
+class Plan:
+    """Chains to run, and a line for every input that cannot (`problems`) or that deserves a word (`warnings`)."""
+
+    chains: list[Chain] = field(default_factory=list)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    warnings: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A resolved model: its folder, the digest of its content, and its shapes."""
+
+    folder: str
+    digest: str
+    spec: ModelSpec
+
+
+def make_plan(
+    inputs: Sequence[str | dict],
+    turns: Sequence[Turn],
+    config: EditConfig,
+    model: Model,
+    *,
+    limit: int | None = None,
+    source_trajectory: str | None = None,
+    shots: str | None = None,
+) -> Plan:
+    """Look at every source and lay out its chain.
+
+    limit: take the first so many sources. source_trajectory, shots: files about the one source there then is.
+    """
+    entries, problems = expand(inputs)
+    plan = Plan(problems=list(problems))
+    if limit is not None:
+        entries = entries[:limit]
+    if (source_trajectory or shots) and len(entries) > 1:
+        flag = "--source-trajectory" if source_trajectory else "--shots"
+        raise TurnError(f"{flag} describes one source, {len(entries)} were given: use a manifest with a column for it")
+
+    def chain(entry: SourceEntry) -> tuple[Chain, list[str]] | str:
+        try:
+            return _chain(entry, turns, config, model, source_trajectory or entry.trajectory, shots or entry.shots)
+        except (ValueError, OSError) as error:
+            return _one_line(error)
+
+    with ThreadPoolExecutor(config.fingerprint_threads) as pool:
+        results = list(pool.map(chain, entries))
+    first: dict[str, str] = {}
+    for entry, result in zip(entries, results, strict=True):
+        if isinstance(result, str):
+            plan.problems.append((entry.url, result))
+            continue
+        made, warnings = result
+        if made.fingerprint in first:
+            same = "is listed twice" if first[made.fingerprint] == entry.url else f"holds the same bytes as {first[made.fingerprint]}"
+            plan.problems.append((entry.url, f"{entry.url} {same}: remove one of them, or give its turns a run of their own"))
+            continue
+        first[made.fingerprint] = entry.url
+        plan.chains.append(made)
+        plan.warnings += [(entry.url, warning) for warning in warnings]
+    return plan
+
+
+def _chain(
+    entry: SourceEntry, turns: Sequence[Turn], config: EditConfig, model: Model, trajectory: str | None, shots: str | None
+) -> tuple[Chain, list[str]]:
+    info = probe(entry.url)
+    if entry.turns is not None:
+        turns = [parse_turn(spec) for spec in entry.turns]
+    if not turns:
+        raise TurnError(f"{entry.url} has no turns: give --turn, or `turns` in its manifest row or plan")
+    spec = model.spec
+    length = config.segment_frames or spec.segment_frames
+    if length != spec.frames_for(length):
+        raise ValueError(f"segment_frames is {length}, the model takes {spec.frames_for(length)} (or fewer, by its own steps)")
+    cuts = _read_shots(shots, info) if shots else ()
+    windows = segments(info.frames, length, config.overlap, cuts)
+    frame = fit((info.height, info.width), config.fit, parse_size(config.size), spec.area, spec.size_multiple)
+    camera, warnings = _camera(info, trajectory, turns)
+    spans = [(window.keep, window.stop) for window in windows]
+    targets: list[Trajectory] = []
+    for turn in turns:
+        if turn.trajectory is not None:
+            target = target_trajectory(turn, info.frames, camera.intrinsics[0], spans)
+            if target.travel > config.radius / 4:
+                warnings.append(
+                    f"turn '{turn.label}' travels {target.travel:.1f} m, more than a quarter of radius={config.radius:g}: "
+                    "views are compared on that sphere, so set radius to several times the distance travelled"
+                )
+        else:
+            target = targets[-1] if targets and turn.input == "previous" else camera
+        targets.append(target)
+    seen = lambda path: Trajectory(c2w=path.c2w, intrinsics=frame.intrinsics(path.intrinsics))  # noqa: E731
+    chain = Chain(
+        info=info,
+        fingerprint=file_digest(entry.url),
+        fit=frame,
+        segments=tuple(windows),
+        frames=tuple(spec.frames_for(window.frames) for window in windows),
+        turns=tuple(turns),
+        camera=seen(camera),
+        targets=tuple(seen(target) for target in targets),
+        config=config,
+        model=model.digest,
+    )
+    return chain, warnings
+
+
+def _camera(info: VideoInfo, url: str | None, turns: Sequence[Turn]) -> tuple[Trajectory, list[str]]:
+    """The source's own trajectory in its world (its first camera), and warnings about it."""
+    intrinsics = default_intrinsics(info.width / info.height)
+    if url is not None:
+        camera = read_trajectory(url, intrinsics)
+        if len(camera) != info.frames:
+            raise ValueError(f"{url} has {len(camera)} poses, expected {info.frames}, one per frame of {info.url}")
+        return camera.relative_to(camera.c2w[0]), []
+    camera = Trajectory.static(info.frames, intrinsics)
+    if any(turn.trajectory for turn in turns) and _plainly_moves(info):
+        return camera, [
+            "the camera moves in the source, but no --source-trajectory says how: it is taken to stand still, "
+            "so novel views are approximate"
+        ]
+    return camera, []
+
+
+# Pairs of neighbouring frames that the motion check looks at, spread over the source.
+LOOKS = 6
+
+
+def _plainly_moves(info: VideoInfo) -> bool:
+    step = max(1, round(float(info.rate) / 5))  # a fifth of a second apart: far enough to move, near enough to match
+    if info.frames <= step:
+        return False
+    scale = 96 / max(info.height, info.width)
+    size = (max(8, round(info.height * scale)), max(8, round(info.width * scale)))
+    pairs = []
+    for start in np.linspace(0, info.frames - 1 - step, LOOKS).astype(int):
+        frames = read_frames(info.url, int(start), int(start) + step + 1, size=size)
+        pairs.append(frames[[0, -1]])
+    return moves(pairs)
+
+
+def _read_shots(url: str, info: VideoInfo) -> tuple[int, ...]:
+    """First frames of every shot but the first: a JSON list, or numbers separated by white space or commas."""
+    with fsspec.open(url, "rt") as file:
+        text = file.read()
+    try:
+        numbers = json.loads(text) if text.lstrip().startswith("[") else [int(word) for word in text.replace(",", " ").split()]
+        cuts = tuple(int(number) for number in numbers)
+    except (ValueError, TypeError):
+        raise ValueError(f"{url} is not a list of shot boundaries, expected frame numbers such as 30 76 137") from None
+    return tuple(cut for cut in cuts if cut)
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__

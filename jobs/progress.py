@@ -1,0 +1,60 @@
+"""How far a run is: one live line on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+from tqdm import tqdm
+
+from actors.scheduler import Scheduler
+
+PLAIN_EVERY = 15.0  # seconds between lines in a log
+
+
+def duration(seconds: float) -> str:
+    """`3725` → `1:02:05`; what is not known yet is `?`."""
+    if not 0 <= seconds < 1e8:
+        return "?"
+    return tqdm.format_interval(seconds)
+
+
+class Progress:
+    """Called with the scheduler after every event."""
+
+    def __init__(self, stream: TextIO | None = None):
+        self.stream = stream or sys.stderr
+        self.live = self.stream.isatty()
+        self.began = self.last = time.monotonic()
+        self.first: tuple[int, float] | None = None  # edits done and cost left when the run began
+
+    def __call__(self, scheduler: Scheduler) -> None:
+        now = time.monotonic()
+        if self.live:
+            if now - self.last >= 0.1:
+                self.last = now
+                self.stream.write("\r\x1b[K" + self.line(scheduler, now))
+                self.stream.flush()
+        elif now - self.last >= PLAIN_EVERY:
+            self.last = now
+            print(self.line(scheduler, now), file=self.stream, flush=True)
+
+    def line(self, scheduler: Scheduler, now: float) -> str:
+        edits, sources = scheduler.edits, scheduler.sources
+        if self.first is None:
+            self.first = edits.done, scheduler.remaining_cost
+        made, cost = edits.done - self.first[0], self.first[1] - scheduler.remaining_cost
+        elapsed = max(now - self.began, 1e-9)
+        # Seconds per unit of cost so far, over what the longest chain or the workers' share still costs.
+        eta = elapsed / cost * scheduler.remaining_cost if cost > 0 else float("inf")
+        return (
+            f"{edits.done} edits done, {edits.left} left, {edits.failed} failed | "
+            f"{sources.done}/{sources.done + sources.left + sources.failed} videos | "
+            f"{made / elapsed:.2f} edits/s | ETA {duration(eta)}"
+        )
+
+    def close(self, scheduler: Scheduler) -> None:
+        """The last line, on a line of its own."""
+        self.stream.write(("\r\x1b[K" if self.live else "") + self.line(scheduler, time.monotonic()) + "\n")
+        self.stream.flush()

@@ -1,0 +1,161 @@
+"""A turn: one instruction for a whole source, as a person writes it and as an edit's id sees it.
+
+On the command line a turn is a preset (`pan_right`), a trajectory file (`move.json`, or a folder of COLMAP text), a
+prompt (`"make it winter"`), or a YAML mapping of them: `{trajectory: arc_left, prompt: "at night", input: previous}`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import posixpath
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import numpy as np
+import yaml
+
+from pipeline.trajectory import PRESETS, Trajectory, TrajectoryError, preset
+from pipeline.trajectory_formats import parse_trajectory, read_colmap
+
+KEYS = ("trajectory", "prompt", "negative_prompt", "input", "span", "camera", "name")
+INPUTS = ("source", "previous")
+SPANS = ("exact", "stretch", "segment")
+
+
+class TurnError(ValueError):
+    """A turn that cannot be understood. One line, with the remedy."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One instruction.
+
+    trajectory: a preset's name, the URL of a trajectory file, or None where the camera stays the source's own.
+    prompt: None takes over the prompt in force from the turns before; "" clears it.
+    input: `source` edits the original (the paper), `previous` the last turn's result.
+    span: how a trajectory meets the source's frames: `exact` has one pose per frame, `stretch` is resampled over the
+        whole source, `segment` is resampled over, and repeated for, every segment. Presets always stretch.
+    camera: which of the ten cameras of a ReCamMaster file.
+    """
+
+    trajectory: str | None = None
+    prompt: str | None = None
+    negative_prompt: str = ""
+    input: str = "source"
+    span: str = "exact"
+    camera: str = "cam01"
+    name: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What file names say of it: the trajectory's name; prompts stay out of names."""
+        if self.name:
+            text = self.name
+        elif self.trajectory:
+            text = posixpath.splitext(posixpath.basename(self.trajectory.rstrip("/")))[0]
+        else:
+            text = "text"
+        return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip("._") or "turn"
+
+
+def parse_turn(spec: str | dict[str, Any]) -> Turn:
+    """Read a SPEC of the command line or an entry of a plan's `turns`. Raises TurnError."""
+    if isinstance(spec, str):
+        spec = _mapping(spec.strip())
+    if not isinstance(spec, dict):
+        raise TurnError(f"turn {spec!r} is a {type(spec).__name__}, expected a preset, a trajectory file, a prompt or a mapping")
+    for key in spec:
+        if key not in KEYS:
+            near = difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0.0)[0]
+            raise TurnError(f"turn {spec!r} has the key '{key}', which does not exist; the nearest is '{near}'")
+    for key, value in spec.items():
+        if value is not None and not isinstance(value, str):
+            raise TurnError(f"turn {spec!r} has {key} = {value!r}, expected text")
+    turn = Turn(**spec)
+    if turn.input not in INPUTS:
+        raise TurnError(f"turn {spec!r} has input = {turn.input!r}, expected one of {', '.join(INPUTS)}")
+    if turn.span not in SPANS:
+        raise TurnError(f"turn {spec!r} has span = {turn.span!r}, expected one of {', '.join(SPANS)}")
+    if turn.trajectory is None and not turn.prompt:
+        raise TurnError(f"turn {spec!r} has neither a trajectory nor a prompt: there is nothing to edit")
+    if turn.trajectory is not None and turn.trajectory not in PRESETS and not _exists(turn.trajectory):
+        near = difflib.get_close_matches(turn.trajectory, PRESETS, n=1, cutoff=0.0)[0]
+        raise TurnError(
+            f"turn '{turn.trajectory}' is no preset and no file; the nearest preset is '{near}' (all: {', '.join(PRESETS)}). "
+            "A one-word prompt is written 'prompt: WORD'"
+        )
+    return turn
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    if not text:
+        raise TurnError("a turn is empty, expected a preset, a trajectory file, a prompt or a mapping")
+    if text.startswith("{") or text.partition(":")[0] in KEYS:
+        try:
+            loaded = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise TurnError(f"turn {text!r} is not readable YAML: {str(error).splitlines()[0]}") from None
+        if isinstance(loaded, dict):
+            return loaded
+    # Words between spaces are an instruction; a single word is a preset or a file, so that a typo is not taken for a prompt.
+    return {"prompt": text} if re.search(r"\s", text) and not _exists(text) else {"trajectory": text}
+
+
+def _exists(url: str) -> bool:
+    filesystem, path = fsspec.core.url_to_fs(url)
+    return bool(filesystem.exists(path))
+
+
+def read_trajectory(url: str, intrinsics: np.ndarray, camera: str = "cam01") -> Trajectory:
+    """Read a trajectory file: our JSON, ReCamMaster's JSON, or a folder with COLMAP's cameras.txt and images.txt.
+
+    Poses are returned as in the file for ours, and relative to the first camera for the other two, whose world is not
+    the source's. Raises TrajectoryError, FileNotFoundError.
+    """
+    filesystem, path = fsspec.core.url_to_fs(url)
+    if filesystem.isdir(path):
+        cameras, images = (filesystem.cat_file(f"{path}/{name}").decode() for name in ("cameras.txt", "images.txt"))
+        read = read_colmap(cameras, images)
+        return read.relative_to(read.c2w[0])
+    try:
+        text = filesystem.cat_file(path).decode()
+    except UnicodeDecodeError:
+        raise TrajectoryError(f"{url} is not a text file, expected a trajectory as JSON or a folder of COLMAP text") from None
+    try:
+        return parse_trajectory(text, camera=camera, intrinsics=intrinsics)
+    except TrajectoryError as error:
+        raise TrajectoryError(f"{url}: {error}") from None
+
+
+def target_trajectory(turn: Turn, frames: int, intrinsics: np.ndarray, spans: list[tuple[int, int]]) -> Trajectory:
+    """The path that a turn's camera takes: `frames` poses in the source's world.
+
+    intrinsics: (4,) of the source's first frame, used by presets and by files that have none.
+    spans: (start, stop) of the segments, for `span: segment`.
+    Raises TrajectoryError where a file's length does not match.
+    """
+    assert turn.trajectory is not None
+    if turn.trajectory in PRESETS:
+        if turn.span != "segment":
+            return preset(turn.trajectory, frames, intrinsics)
+        return _per_segment(lambda n: preset(turn.trajectory, n, intrinsics), frames, spans)  # type: ignore[arg-type]
+    path = read_trajectory(turn.trajectory, intrinsics, turn.camera)
+    if turn.span == "segment":
+        return _per_segment(path.resampled, frames, spans)
+    if len(path) != frames and turn.span == "exact":
+        raise TrajectoryError(
+            f"{turn.trajectory} has {len(path)} poses, expected {frames}, one per frame of the source; "
+            f"to resample it write the turn as '{{trajectory: {turn.trajectory}, span: stretch}}'"
+        )
+    return path.resampled(frames) if len(path) != frames else path
+
+
+def _per_segment(make: Any, frames: int, spans: list[tuple[int, int]]) -> Trajectory:
+    c2w, intrinsics = np.zeros((frames, 3, 4)), np.zeros((frames, 4))
+    # Where segments overlap the later one wins: its frames are the ones that the cross-fade ends on.
+    for start, stop in spans:
+        part = make(stop - start)
+        c2w[start:stop], intrinsics[start:stop] = part.c2w, part.intrinsics
+    return Trajectory(c2w=c2w, intrinsics=intrinsics)

@@ -1,0 +1,115 @@
+"""Between pictures and latents: one small interface over normalised pixels and over Wan's video VAE.
+
+A codec takes whole frames, (T, H, W, 3) uint8, to a normalised latent, (C, T', H', W') float32, and back. Both
+directions are deterministic. `temporal_compression` c says how time is grouped: T' latent frames come from exactly
+1 + c (T' - 1) frames, the first frame alone and every later latent frame from the c frames that end at it; so latent
+frame i ends at frame c i, which is the one whose camera it gets.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.modeling_utils import ModelMixin
+
+
+class Codec(Protocol):
+    """What the pipeline needs of a codec. Sizes in pixels must be multiples of `spatial_compression`."""
+
+    channels: int
+    temporal_compression: int
+    spatial_compression: int
+
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        """(T, H, W, 3) uint8 to (C, T', H', W') float32."""
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        """(C, T', H', W') to (T, H, W, 3) uint8 on the CPU."""
+
+
+class PixelCodec(ModelMixin, ConfigMixin):
+    """Pixels as their own latent: (x / 255 - mean) / std, one latent frame per frame.
+
+    `decode(encode(x)) == x` exactly, also when the latent was stored as float16 in between: the coarsest float16 step
+    in its range, 2 ** -9, is an eighth of a grey level.
+    """
+
+    channels = 3
+    temporal_compression = 1
+    spatial_compression = 1
+
+    @register_to_config
+    def __init__(self, mean: float = 0.45, std: float = 0.27) -> None:
+        super().__init__()
+        # Diffusers asks every model for its device and dtype, and a model without any tensor has none to tell.
+        self.register_buffer("place", torch.zeros(1))
+
+    @torch.no_grad()
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        """(T, H, W, 3) uint8 to (3, T, H, W) float32."""
+        pixels = frames.to(self.device).permute(3, 0, 1, 2).float().div(255)
+        return pixels.sub(self.config.mean).div(self.config.std).contiguous()
+
+    @torch.no_grad()
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        """(3, T, H, W) to (T, H, W, 3) uint8; values outside the range of pictures are clipped."""
+        pixels = latent.float().mul(self.config.std).add(self.config.mean).mul(255)
+        return pixels.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0).contiguous().cpu()
+
+
+class WanCodec:
+    """`AutoencoderKLWan` behind the same interface: latents are (mode - mean) / std of the posterior.
+
+    The VAE keeps its causal cache on the module while it works: one codec is not re-entrant.
+    """
+
+    def __init__(self, vae: AutoencoderKLWan) -> None:
+        self.vae = vae
+        self.channels: int = vae.config.z_dim
+        # from the layers themselves: small test configurations leave the configuration's scale factors at the default
+        self.temporal_compression: int = 2 ** sum(vae.config.temperal_downsample)
+        patch = vae.config.patch_size or 1
+        self.spatial_compression: int = patch * 2 ** (len(vae.config.dim_mult) - 1)
+
+    @torch.no_grad()
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        """(T, H, W, 3) uint8, T = 1 + c n, to (C, 1 + n, H', W') float32."""
+        if (len(frames) - 1) % self.temporal_compression:
+            raise ValueError(
+                f"Wan's VAE takes 1 + {self.temporal_compression}n frames and would drop the rest silently: got "
+                f"{len(frames)} frames; pad or cut them first"
+            )
+        pixels = frames.permute(3, 0, 1, 2)[None].float().div(127.5).sub(1)
+        mode = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist.mode().float()
+        mean, std = self._statistics(mode.device)
+        return ((mode - mean) / std)[0]
+
+    @torch.no_grad()
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        """(C, 1 + n, H', W') to (1 + c n, H, W, 3) uint8."""
+        mean, std = self._statistics(self.vae.device)
+        raw = latent[None].to(self.vae.device).float() * std + mean
+        pixels = self.vae.decode(raw.to(self.vae.dtype)).sample[0].float().add(1).mul(127.5)
+        return pixels.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0).contiguous().cpu()
+
+    def _statistics(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        shape = (1, self.channels, 1, 1, 1)
+        mean = torch.tensor(self.vae.config.latents_mean, device=device).view(shape)
+        return mean, torch.tensor(self.vae.config.latents_std, device=device).view(shape)
+
+
+def codec_of(vae: PixelCodec | AutoencoderKLWan) -> Codec:
+    """The codec of a pipeline's `vae` component."""
+    return WanCodec(vae) if isinstance(vae, AutoencoderKLWan) else vae
+
+
+def load_codec(folder: str, device: str = "cpu") -> Codec:
+    """The codec of a saved pipeline alone: who only decodes does not load the transformer."""
+    classes = {"PixelCodec": PixelCodec, "AutoencoderKLWan": AutoencoderKLWan}
+    name = json.loads((Path(folder) / "model_index.json").read_text())["vae"][1]
+    return codec_of(classes[name].from_pretrained(folder, subfolder="vae").to(device))

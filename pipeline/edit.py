@@ -1,0 +1,41 @@
+"""An edit: one denoising of one segment of one source in one turn, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipeline.fit import Fit
+from pipeline.segments import Segment
+from pipeline.trajectory import Trajectory
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Everything that decides the bits of one edit, beside the model and the configuration.
+
+    frames: what the network sees, `segment.frames` rounded up to what the codec takes; the last frame is repeated.
+    camera, target: trajectories of the input and of the result, `frames` poses each, in the source's world, with
+        intrinsics as seen in the model's frame.
+    input: id of the edit whose latent is edited; "" edits the source's own frames.
+    by: what the memories are ranked by, `coverage` (camera turns) or `descriptor` (text turns).
+    candidates: ids of the ancestors that memories may come from. preceding: the one just before this segment, or "".
+    seed: of the initial noise; derived from the id.
+    """
+
+    id: str
+    parent: str
+    source: str
+    url: str
+    turn: int
+    segment: Segment
+    frames: int
+    fit: Fit
+    camera: Trajectory = field(repr=False)
+    target: Trajectory = field(repr=False)
+    prompt: str
+    negative_prompt: str
+    input: str
+    by: str
+    candidates: tuple[str, ...] = field(repr=False)
+    preceding: str
+    seed: int

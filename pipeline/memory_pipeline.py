@@ -1,0 +1,401 @@
+"""One edit: source video, cameras, prompt and memories in; an edited latent, or pictures, out.
+
+    pipe = MemoryV2VPipeline.from_pretrained(folder)
+    edit = pipe(source=frames, source_trajectory=still, target_trajectory=pan, memories=[...], generator=generator)
+    edit.latents  # (C, T', H', W') float32: what becomes a memory
+    pipe.decode(edit.latents)  # (T, H, W, 3) uint8
+
+An edit is one segment of one video: there is no batch axis at this surface. All trajectories of a call share one frame
+of reference, this segment's first source camera. Everything is a function of the inputs and the generator.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.utils import BaseOutput, logging
+from diffusers.utils.torch_utils import randn_tensor
+
+from .codec import Codec, PixelCodec, codec_of
+from .trajectory import Trajectory
+from .transformer import ConditioningVideo, MemoryWanTransformer3DModel
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class MemoryVideo:
+    """A past edit as the model sees it.
+
+    latent: (C, T', H', W') normalised, any number of latent frames, picture size as the target's.
+    trajectory: its camera relative to this segment's first source camera, one pose per frame; None without cameras.
+    start: signed frames from this segment's first frame to the memory's first.
+    """
+
+    latent: torch.Tensor
+    trajectory: Trajectory | None = None
+    start: int = 0
+
+
+@dataclass
+class MemoryV2VPipelineOutput(BaseOutput):
+    """latents: (C, T', H', W') float32, the edit. frames: (T, H, W, 3) uint8, where pictures were asked for."""
+
+    latents: torch.Tensor
+    frames: np.ndarray | None = None
+
+
+class MemoryV2VPipeline(DiffusionPipeline):
+    """Memory-conditioned video-to-video editing with `MemoryWanTransformer3DModel`.
+
+    Components: `vae` is a `PixelCodec` or an `AutoencoderKLWan`; `text_encoder` and `tokenizer` may be absent (then
+    only the empty prompt is accepted). The remaining arguments are the model's own defaults and travel with it:
+        prediction: what the transformer predicts, "velocity" (noise - sample) or "sample".
+        num_inference_steps, shift, guidance_scale: of the sampler.
+        segment_frames: frames of one edit. area: pixels of a frame the model is meant for.
+        text_length: text tokens, padded with zeros as Wan does. trained_steps: 0 marks random weights.
+    """
+
+    model_cpu_offload_seq = "text_encoder->transformer->vae"
+    _optional_components = ["text_encoder", "tokenizer"]
+    _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]
+
+    transformer: MemoryWanTransformer3DModel
+    vae: PixelCodec | AutoencoderKLWan
+    scheduler: FlowMatchEulerDiscreteScheduler
+    text_encoder: Any
+    tokenizer: Any
+
+    def __init__(
+        self,
+        transformer: MemoryWanTransformer3DModel,
+        vae: PixelCodec | AutoencoderKLWan,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        text_encoder: Any = None,
+        tokenizer: Any = None,
+        prediction: str = "velocity",
+        num_inference_steps: int = 50,
+        shift: float = 5.0,
+        guidance_scale: float = 5.0,
+        segment_frames: int = 81,
+        area: int = 480 * 832,
+        text_length: int = 512,
+        trained_steps: int = 0,
+    ) -> None:
+        super().__init__()
+        if prediction not in ("velocity", "sample"):
+            raise ValueError(f"prediction must be 'velocity' or 'sample', got {prediction!r}")
+        self.register_modules(
+            transformer=transformer, vae=vae, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer
+        )
+        self.register_to_config(
+            prediction=prediction,
+            num_inference_steps=num_inference_steps,
+            shift=shift,
+            guidance_scale=guidance_scale,
+            segment_frames=segment_frames,
+            area=area,
+            text_length=text_length,
+            trained_steps=trained_steps,
+        )
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> MemoryV2VPipeline:
+        """Diffusers' own, then bit-equal to the pipeline that was saved.
+
+        Weights mapped from a file lie where its header happens to end, and matrix products on the CPU differ in their
+        last bits with the alignment of their operands; so the weights move to memory of torch's own.
+        """
+        pipe = super().from_pretrained(*args, **kwargs)
+        for component in pipe.components.values():
+            if isinstance(component, torch.nn.Module):
+                for parameter in component.parameters():
+                    if parameter.device.type == "cpu":
+                        parameter.data = parameter.data.clone()
+        return pipe
+
+    # What the model takes.
+
+    @property
+    def codec(self) -> Codec:
+        """The `vae` component behind the interface of codecs."""
+        return codec_of(self.vae)
+
+    @property
+    def trained(self) -> bool:
+        """False while the weights are random."""
+        return self.config.trained_steps > 0
+
+    @property
+    def segment_frames(self) -> int:
+        return self.config.segment_frames
+
+    @property
+    def default_area(self) -> int:
+        """Pixels of a frame."""
+        return self.config.area
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width in pixels must be multiples of this."""
+        _, height, width = self.transformer.config.patch_size
+        return self.codec.spatial_compression * math.lcm(height, width)
+
+    def frames_for(self, frames: int) -> int:
+        """The smallest number of frames, at least `frames`, that the codec and the temporal patch take."""
+        if frames < 1:
+            raise ValueError(f"a segment has at least one frame, got {frames}")
+        compression, patch = self.codec.temporal_compression, self.transformer.config.patch_size[0]
+        latent = -(-(frames - 1) // compression) + 1
+        latent = -(-latent // patch) * patch
+        return 1 + compression * (latent - 1)
+
+    def encode(self, frames: np.ndarray | torch.Tensor) -> torch.Tensor:
+        """(T, H, W, 3) uint8 to the normalised latent (C, T', H', W') float32."""
+        frames = torch.as_tensor(frames)
+        self._check_frames(frames)
+        return self.codec.encode(frames)
+
+    def decode(self, latent: torch.Tensor) -> np.ndarray:
+        """(C, T', H', W') to (T, H, W, 3) uint8."""
+        return self.codec.decode(latent.to(self._execution_device)).numpy()
+
+    # One edit.
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        source: np.ndarray | torch.Tensor | None = None,
+        source_trajectory: Trajectory | None = None,
+        target_trajectory: Trajectory | None = None,
+        prompt: str = "",
+        negative_prompt: str = "",
+        memories: Sequence[MemoryVideo] = (),
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        shift: float | None = None,
+        generator: torch.Generator | None = None,
+        output_type: str = "latent",
+        callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> MemoryV2VPipelineOutput:
+        """Edit one segment.
+
+        source: frames (T, H, W, 3) uint8 or their latent; None to generate without (then num_frames, height and width
+            are needed; with a source they default to its own and may not differ from it).
+        source_trajectory, target_trajectory: one camera per frame. A target camera makes this a camera task: then
+            every memory needs a trajectory, and a source without one is taken to stand still at the origin.
+        memories: most relevant first: rank decides the tokenizer.
+        num_inference_steps, guidance_scale, shift: None for the model's own. The second, unguided pass is made only if
+            guidance_scale > 1 and the negative prompt differs from the prompt, since equal passes cancel.
+        output_type: "latent", or "np" for pictures as well.
+        callback_on_step_end: called as (pipe, step, timestep, tensors); tensors it returns replace ours.
+        Raises ValueError that says what was expected and what was given.
+        """
+        steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
+        guidance = self.config.guidance_scale if guidance_scale is None else guidance_scale
+        shift = self.config.shift if shift is None else shift
+        device = self._execution_device
+        source_latent = self._source_latent(source)
+        shape = self._target_shape(source_latent, num_frames, height, width)
+        self.check_inputs(
+            shape, source_latent, source_trajectory, target_trajectory, prompt, negative_prompt, memories, steps, shift,
+            output_type, callback_on_step_end_tensor_inputs,
+        )  # fmt: skip
+
+        guided = guidance > 1 and clean(prompt) != clean(negative_prompt)
+        prompt_embeds = self.encode_prompt(prompt)
+        negative_prompt_embeds = self.encode_prompt(negative_prompt) if guided else None
+        if target_trajectory is not None and source_trajectory is None and source_latent is not None:
+            source_trajectory = Trajectory.static(self._frames_of(source_latent), target_trajectory.intrinsics[0])
+        conditioning = {
+            "source": None if source_latent is None else self._conditioning(source_latent, source_trajectory),
+            "memories": [self._conditioning(memory.latent, memory.trajectory) for memory in memories],
+            "target_poses": self._poses(target_trajectory),
+        }
+
+        latents = randn_tensor((1, *shape), generator=generator, device=device, dtype=torch.float32)
+        self.scheduler.set_shift(shift)
+        # Explicit sigmas: left to itself this scheduler derives them from limits that are shifted already.
+        self.scheduler.set_timesteps(sigmas=np.linspace(1, 0, steps + 1)[:-1].tolist(), device=device)
+        timesteps = self.scheduler.timesteps
+        with self.progress_bar(total=len(timesteps)) as progress:
+            for step, t in enumerate(timesteps):
+                prediction = self._predict(latents, t, prompt_embeds, conditioning)
+                if negative_prompt_embeds is not None:
+                    unguided = self._predict(latents, t, negative_prompt_embeds, conditioning)
+                    prediction = unguided + guidance * (prediction - unguided)
+                if self.config.prediction == "sample":
+                    prediction = (latents - prediction) / self.scheduler.sigmas[step]
+                latents = self.scheduler.step(prediction, t, latents, return_dict=False)[0]
+                if callback_on_step_end is not None:
+                    values = {
+                        "latents": latents,
+                        "prompt_embeds": prompt_embeds,
+                        "negative_prompt_embeds": negative_prompt_embeds,
+                    }
+                    asked = {name: values[name] for name in callback_on_step_end_tensor_inputs}
+                    values |= callback_on_step_end(self, step, t, asked) or {}
+                    latents, prompt_embeds = values["latents"], values["prompt_embeds"]
+                    negative_prompt_embeds = values["negative_prompt_embeds"]
+                progress.update()
+
+        frames = self.decode(latents[0]) if output_type == "np" else None
+        self.maybe_free_model_hooks()
+        return MemoryV2VPipelineOutput(latents=latents[0], frames=frames)
+
+    def encode_prompt(self, prompt: str) -> torch.Tensor:
+        """(1, text_length, text width): the encoder's states, then zeros, as Wan pads its text."""
+        length, device = self.config.text_length, self._execution_device
+        dtype = self.transformer.dtype
+        if self.text_encoder is None:
+            return torch.zeros(1, length, self.transformer.config.text_dim, device=device, dtype=dtype)
+        tokens = self.tokenizer(clean(prompt), return_tensors="pt").input_ids
+        if tokens.shape[1] > length:
+            logger.warning(f"the prompt has {tokens.shape[1]} tokens, only the first {length} are read: {prompt!r}")
+            tokens = tokens[:, :length]
+        states = self.text_encoder(tokens.to(device)).last_hidden_state
+        return torch.nn.functional.pad(states, (0, 0, 0, length - states.shape[1])).to(dtype)
+
+    def check_inputs(
+        self,
+        shape: tuple[int, int, int, int],
+        source: torch.Tensor | None,
+        source_trajectory: Trajectory | None,
+        target_trajectory: Trajectory | None,
+        prompt: str,
+        negative_prompt: str,
+        memories: Sequence[MemoryVideo],
+        steps: int,
+        shift: float,
+        output_type: str,
+        callback_tensors: Sequence[str],
+    ) -> None:
+        """Raise ValueError, saying expected and got, unless the call makes sense. `shape` is the target's latent."""
+        frames = 1 + self.codec.temporal_compression * (shape[1] - 1)
+        if steps < 1:
+            raise ValueError(f"num_inference_steps must be at least 1, got {steps}")
+        if shift <= 0:
+            raise ValueError(f"shift must be positive, got {shift}")
+        if output_type not in ("latent", "np"):
+            raise ValueError(f"output_type must be 'latent' or 'np', got {output_type!r}")
+        for name, text in (("prompt", prompt), ("negative_prompt", negative_prompt)):
+            if not isinstance(text, str):
+                raise ValueError(f"{name} must be one string, got {type(text).__name__}")
+            if clean(text) and self.text_encoder is None:
+                raise ValueError(f"this model has no text encoder and takes only an empty {name}, got {text!r}")
+        if unknown := set(callback_tensors) - set(self._callback_tensor_inputs):
+            raise ValueError(f"callbacks may ask for {self._callback_tensor_inputs}, got {sorted(unknown)}")
+        if source_trajectory is not None and source is None:
+            raise ValueError("source_trajectory was given without a source")
+        for name, trajectory in (("source", source_trajectory), ("target", target_trajectory)):
+            if trajectory is not None and len(trajectory) != frames:
+                raise ValueError(f"{name}_trajectory needs one camera per frame, {frames}, got {len(trajectory)}")
+        for rank, memory in enumerate(memories):
+            name = f"memory {rank}"
+            self._check_latent(name, memory.latent)
+            size = tuple(memory.latent.shape[2:])
+            if size != tuple(shape[2:]):
+                raise ValueError(
+                    f"{name} must have the target's latent size {tuple(shape[2:])}, got {size}: "
+                    "memories of another resolution are not supported"
+                )
+            if memory.trajectory is None and target_trajectory is not None:
+                raise ValueError(f"{name} has no trajectory, but with a target camera every memory needs one")
+            own = self._frames_of(memory.latent)
+            if memory.trajectory is not None and len(memory.trajectory) != own:
+                raise ValueError(f"{name} needs one camera per frame, {own}, got {len(memory.trajectory)}")
+
+    # Inside.
+
+    def _predict(
+        self, latents: torch.Tensor, t: torch.Tensor, prompt_embeds: torch.Tensor, conditioning: dict[str, Any]
+    ) -> torch.Tensor:
+        """The transformer's raw prediction (1, C, T', H', W') in float32."""
+        hidden = latents.to(self.transformer.dtype)
+        return self.transformer(hidden, t.expand(1), prompt_embeds, return_dict=False, **conditioning)[0].float()
+
+    def _source_latent(self, source: np.ndarray | torch.Tensor | None) -> torch.Tensor | None:
+        if source is None:
+            return None
+        source = torch.as_tensor(source)
+        if source.dtype == torch.uint8:
+            frames = self.frames_for(len(source))
+            if frames != len(source):
+                raise ValueError(f"the model takes {frames} frames, got a source of {len(source)}: pad or cut it first")
+            return self.encode(source)
+        self._check_latent("source", source)
+        return source
+
+    def _target_shape(
+        self, source: torch.Tensor | None, num_frames: int | None, height: int | None, width: int | None
+    ) -> tuple[int, int, int, int]:
+        """(C, T', H', W') of the target; a source and the given sizes must agree."""
+        asked = (num_frames, height, width)
+        sizes: Any
+        if source is not None:
+            scale = self.codec.spatial_compression
+            sizes = (self._frames_of(source), source.shape[2] * scale, source.shape[3] * scale)
+            if any(given not in (None, own) for given, own in zip(asked, sizes, strict=True)):
+                raise ValueError(f"num_frames, height and width must be the source's {sizes} or None, got {asked}")
+        elif None in asked:
+            raise ValueError(f"without a source num_frames, height and width are needed, got {asked}")
+        else:
+            sizes = asked
+        frames, rows, columns = sizes
+        multiple, codec = self.size_multiple, self.codec
+        if rows % multiple or columns % multiple or min(rows, columns) < 1:
+            raise ValueError(f"height and width must be multiples of {multiple}, got {rows}x{columns}")
+        if frames != self.frames_for(frames):
+            raise ValueError(f"the model takes {self.frames_for(frames)} frames, got {frames}: pad or cut the clip")
+        time, scale = codec.temporal_compression, codec.spatial_compression
+        return codec.channels, 1 + (frames - 1) // time, rows // scale, columns // scale
+
+    def _check_frames(self, frames: torch.Tensor) -> None:
+        if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
+            raise ValueError(f"frames must be (T, H, W, 3) uint8, got {tuple(frames.shape)} {frames.dtype}")
+        scale = self.codec.spatial_compression
+        if frames.shape[1] % scale or frames.shape[2] % scale:
+            raise ValueError(f"the codec takes sizes in multiples of {scale}, got {frames.shape[1]}x{frames.shape[2]}")
+
+    def _check_latent(self, name: str, latent: torch.Tensor) -> None:
+        if not latent.is_floating_point() or latent.ndim != 4 or latent.shape[0] != self.codec.channels:
+            raise ValueError(
+                f"{name} must be a floating-point latent ({self.codec.channels}, T', H', W'), or frames "
+                f"(T, H, W, 3) uint8 where frames are allowed, got {tuple(latent.shape)} {latent.dtype}"
+            )
+
+    def _frames_of(self, latent: torch.Tensor) -> int:
+        return 1 + self.codec.temporal_compression * (latent.shape[1] - 1)
+
+    def _conditioning(self, latent: torch.Tensor, trajectory: Trajectory | None) -> ConditioningVideo:
+        # A fresh copy even where nothing is converted: the alignment of foreign memory shows in a result's last bits.
+        latent = latent[None].to(
+            self._execution_device, self.transformer.dtype, copy=True, memory_format=torch.contiguous_format
+        )
+        return ConditioningVideo(latent, self._poses(trajectory))
+
+    def _poses(self, trajectory: Trajectory | None) -> torch.Tensor | None:
+        """(1, T', 3, 4): the camera of the last frame of every latent frame, as published (every 4th for Wan)."""
+        if trajectory is None:
+            return None
+        poses = torch.tensor(trajectory.c2w[:: self.codec.temporal_compression], dtype=torch.float32)
+        return poses[None].to(self._execution_device)
+
+
+def clean(text: str) -> str:
+    """A prompt as the text encoder sees it: entities resolved, runs of white space single, as Wan's pipelines do."""
+    return re.sub(r"\s+", " ", html.unescape(html.unescape(text))).strip()

@@ -1,0 +1,99 @@
+"""`mini`: the small model of the repository, an instance of the same classes by configuration.
+
+It works on normalised pixels (no VAE), in segments of 16 frames of about 96x96, with a byte-level text encoder that
+needs no files. Here it is built with random weights (`trained` is False); training fills the same folder layout:
+
+    build_mini(seed=0).save_pretrained(folder)
+    MemoryV2VPipeline.from_pretrained(folder)
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from torch import nn
+from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
+
+from .codec import PixelCodec
+from .memory_pipeline import MemoryV2VPipeline
+from .transformer import MemoryWanTransformer3DModel
+
+TRANSFORMER: dict[str, Any] = {
+    "patch_size": (4, 8, 8),
+    "num_attention_heads": 8,
+    "attention_head_dim": 32,
+    "in_channels": 3,
+    "out_channels": 3,
+    "text_dim": 64,
+    "freq_dim": 256,
+    "ffn_dim": 1024,
+    "num_layers": 8,
+}
+TEXT: dict[str, Any] = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_heads": 4, "num_layers": 2}
+PIPELINE: dict[str, Any] = {
+    "prediction": "sample",
+    "num_inference_steps": 8,
+    "shift": 2.0,
+    "guidance_scale": 1.0,  # one pass per step, until a trained model shows that guidance pays for a second
+    "segment_frames": 16,
+    "area": 96 * 96,
+    "text_length": 64,
+}
+
+# The smallest instance of everything, for tests: an edit of two steps takes milliseconds.
+TINY_TRANSFORMER: dict[str, Any] = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "text_dim": 32,
+    "freq_dim": 32,
+    "ffn_dim": 32,
+    "num_layers": 2,
+}
+TINY_TEXT: dict[str, Any] = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_heads": 2, "num_layers": 1}
+TINY_PIPELINE: dict[str, Any] = {"num_inference_steps": 2, "area": 32 * 32, "text_length": 16}
+
+
+def build_mini(
+    seed: int = 0,
+    *,
+    transformer: dict[str, Any] | None = None,
+    text: dict[str, Any] | None = None,
+    camera_std: float = 0.3,
+    **pipeline: Any,
+) -> MemoryV2VPipeline:
+    """An untrained `mini`; the same seed gives the same weights.
+
+    `transformer` and `text` override entries of the components' configurations, other keywords the pipeline's.
+    camera_std: standard deviation of the camera layer's weights. A layer that starts at zero suits the fine-tuning
+    of a base; a model from scratch should see its cameras from the first step, so that layer starts like any other.
+    """
+    with seeded(seed):
+        network = MemoryWanTransformer3DModel(**{**TRANSFORMER, **(transformer or {})})
+        nn.init.normal_(network.camera_embedding.weight, std=camera_std)
+        tokenizer = ByT5Tokenizer()
+        encoder = T5EncoderModel(T5Config(**{"vocab_size": len(tokenizer), **TEXT, **(text or {})}))
+    return MemoryV2VPipeline(
+        transformer=network.eval(),
+        vae=PixelCodec(),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        text_encoder=encoder.eval(),
+        tokenizer=tokenizer,
+        **{**PIPELINE, **pipeline},
+    )
+
+
+def build_tiny(seed: int = 0, **pipeline: Any) -> MemoryV2VPipeline:
+    """`build_mini` at the size of a test."""
+    return build_mini(seed, transformer=TINY_TRANSFORMER, text=TINY_TEXT, **{**TINY_PIPELINE, **pipeline})
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's global CPU generator at `seed` inside, as it was outside."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,310 @@
+"""The library: one owner's memories, as one Lance dataset.
+
+A row is written once and never changed. Commits are `merge_insert` on the edit id, so committing a memory again, in
+any company, changes nothing; reads look at the latest version and verify every latent's checksum. One process commits
+(the Librarian), any number read.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection, Sequence
+from datetime import timedelta
+from typing import Any
+
+import lance
+import numpy as np
+import pyarrow as pa
+
+from pipeline.coverage import Sphere, coverage
+from pipeline.retrieval import Candidates
+from storage.memory import LibraryError, Memory, check, memory, schema, table, trajectory
+
+SCHEMA_VERSION = "1"
+
+# Lance's own defaults are 6 + 1 GiB per process, and every editor opens a library.
+INDEX_CACHE = 16 << 20
+METADATA_CACHE = 32 << 20
+
+# Readers take the latest version at every call, so a version is needed for as long as one call lasts; the rest is
+# margin for a machine that swaps or a store that stalls. Each version costs some 70 KB.
+KEEP = timedelta(hours=1)
+
+# Compaction copies latents, so it goes in two tiers: single commits become fragments of at least SMALL rows; only
+# when there are MANY of those are they joined into LARGE ones, which are never touched again. Every latent is copied
+# about twice however long the library grows, and one compaction copies at most 2 * LARGE of them beside the new ones.
+SMALL, LARGE, MANY = 64, 1024, 64
+
+_SCHEMA, _MODEL = "memory_v2v.schema", "memory_v2v.model"
+_POINTS, _RADIUS = "memory_v2v.sphere_points", "memory_v2v.sphere_radius"
+
+
+class Library:
+    """Open with `Library.open`. One thread at a time.
+
+    Raises LibraryError for what the caller can mend, OSError (with the library's URL) for the disk, the network or a
+    missing permission."""
+
+    def __init__(
+        self, url: str, dataset: lance.LanceDataset, sphere: Sphere, storage_options: dict[str, str] | None
+    ) -> None:
+        self.url = url
+        self.sphere = sphere
+        self.model = _metadata(dataset)[_MODEL]
+        self._dataset = dataset
+        self._storage_options = storage_options
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        *,
+        model: str,
+        sphere: Sphere,
+        descriptor_dim: int,
+        storage_options: dict[str, str] | None = None,
+        create: bool = True,
+    ) -> Library:
+        """The library at `url`, a local folder or an object store's (`storage_options` as Lance takes them).
+
+        `create=True` is for the process that commits: it makes a library where there is none, and rebuilds the
+        coverage column where the library was made with another sphere. `create=False` never writes. A library of
+        another model digest, descriptor size or schema version is refused: its memories are of no use to this model."""
+        dataset = _open(url, storage_options)
+        if dataset is None:
+            if not create:
+                raise LibraryError(f"no library at {url}; run `memory-v2v edit` with --library {url} to make one")
+            dataset = _create(url, model, sphere, descriptor_dim, storage_options)
+        _check_fits(url, dataset, model, descriptor_dim)
+        found = _metadata(dataset)
+        if (found[_POINTS], found[_RADIUS]) != (str(sphere.points), repr(float(sphere.radius))):
+            if not create:
+                raise LibraryError(
+                    f"library {url} has coverage of {found[_POINTS]} points at {found[_RADIUS]} m, expected "
+                    f"{sphere.points} at {sphere.radius} m; the process that commits must open it first and rebuild it"
+                )
+            _rebuild_coverage(dataset, sphere)
+        return cls(url, dataset, sphere, storage_options)
+
+    # ---- write: one process only
+
+    def commit(self, memories: Sequence[Memory]) -> None:
+        """Store memories that are not there yet; those that are stay as they are. All of them, or none and an error."""
+        unique: dict[str, Memory] = {}  # Lance would insert both of two rows with one id
+        for new in memories:
+            unique.setdefault(new.id, new)
+        dim = self._dataset.schema.field("descriptor").type.list_size
+        for new in unique.values():
+            check(new, model=self.model, descriptor_dim=dim)
+        if not unique:
+            return
+        rows = table(list(unique.values()), self.sphere, self._dataset.schema)
+        try:
+            self._dataset.checkout_latest()
+            self._dataset.merge_insert("id").when_not_matched_insert_all().execute(rows)
+        except OSError as error:
+            raise OSError(
+                f"library {self.url}{_free(self.url)}: {len(unique)} memories could not be committed: {error}; free "
+                "space or mend the permissions and run the same command again, what was committed before is safe"
+            ) from error
+
+    def compact(self, keep: timedelta = KEEP) -> None:
+        """Join small fragments, bring the index up to date, drop versions older than `keep`. Readers may go on."""
+        self._dataset.checkout_latest()
+        self._dataset.optimize.compact_files(target_rows_per_fragment=SMALL)
+        if sum(fragment.count_rows() < LARGE for fragment in self._dataset.get_fragments()) >= MANY:
+            self._dataset.optimize.compact_files(target_rows_per_fragment=LARGE, max_source_rows=2 * LARGE)
+        if self._dataset.list_indices():
+            self._dataset.optimize.optimize_indices()
+        else:  # the process that made the library died before it had made the index
+            self._dataset.create_scalar_index("source", "BTREE")
+        # Never delete_unverified here: beside a live writer it would take the files of a commit under way. And
+        # timedelta(0) would mean the default of two weeks.
+        self._dataset.cleanup_old_versions(max(keep, timedelta(microseconds=1)))
+
+    def erase(self, source: str) -> int:
+        """Remove all memories of a source and every byte of them from the files; returns how many there were.
+
+        Run it with every other reader and writer of the library stopped: files that no version lists are deleted too,
+        and they could be somebody's commit under way."""
+        self._dataset.checkout_latest()
+        count = self._dataset.delete(f"source = {_quoted(source)}")["num_deleted_rows"]
+        # Again even where nothing was deleted: an erasure may have been cut off before the bytes were gone.
+        self._dataset.optimize.compact_files(
+            target_rows_per_fragment=SMALL, materialize_deletions=True, materialize_deletions_threshold=0.0
+        )
+        self._dataset.create_scalar_index("source", "BTREE", replace=True)
+        self._dataset.cleanup_old_versions(timedelta(microseconds=1), delete_unverified=True)
+        return int(count)
+
+    # ---- read
+
+    def committed(self, source: str) -> set[str]:
+        """Ids of a source's memories."""
+        self._dataset.checkout_latest()
+        rows = self._dataset.to_table(columns=["id"], filter=f"source = {_quoted(source)}")
+        return set(rows["id"].to_pylist())
+
+    def holds(self, ids: Collection[str]) -> set[str]:
+        """Which of `ids` are committed."""
+        self._dataset.checkout_latest()
+        rows = self._dataset.to_table(columns=["id"], filter=_among(ids))
+        return set(rows["id"].to_pylist())
+
+    def candidates(self, source: str, ids: Sequence[str]) -> Candidates:
+        """The memories `ids` of a source, in that order, as retrieval takes them."""
+        columns = ["id", "turn", "segment", "start", "coverage", "descriptor"]
+        rows = self._rows(ids, columns, f"source = {_quoted(source)}")
+        dim = self._dataset.schema.field("descriptor").type.list_size
+        size = self.sphere.points // 8
+        return Candidates(
+            ids=list(ids),
+            turns=rows["turn"].to_numpy(),
+            segments=rows["segment"].to_numpy(),
+            starts=rows["start"].to_numpy(),
+            coverage=np.frombuffer(b"".join(rows["coverage"].to_pylist()), dtype=np.uint8).reshape(-1, size),
+            descriptors=np.array(rows["descriptor"].to_pylist(), dtype=np.float32).reshape(-1, dim),
+        )
+
+    def read(self, ids: Sequence[str]) -> list[Memory]:
+        """The memories `ids`, in that order, with their latents, every checksum verified."""
+        columns = [name for name in self._dataset.schema.names if name not in ("latent", "coverage")]
+        rows = self._rows(ids, [*columns, "_rowid"], _among(ids))
+        if not ids:
+            return []
+        blobs = self._dataset.read_blobs("latent", ids=rows["_rowid"].to_pylist(), preserve_order=True)
+        return [memory(row, latent or b"", self.url) for row, (_, latent) in zip(rows.to_pylist(), blobs, strict=True)]
+
+    def memories_used(self, ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """For each of `ids` the memories that its edit was shown, in order of relevance."""
+        rows = self._rows(ids, ["id", "memories"], _among(ids))
+        return {row["id"]: tuple(row["memories"]) for row in rows.to_pylist()}
+
+    def rows(self, source: str | None = None) -> pa.Table:
+        """All columns but the latents, of one source or of all, for tables and reports."""
+        self._dataset.checkout_latest()
+        columns = [name for name in self._dataset.schema.names if name != "latent"]
+        return self._dataset.to_table(columns=columns, filter=None if source is None else f"source = {_quoted(source)}")
+
+    def __len__(self) -> int:
+        self._dataset.checkout_latest()
+        return int(self._dataset.count_rows())
+
+    def _rows(self, ids: Sequence[str], columns: Sequence[str], where: str) -> pa.Table:
+        """Rows in the order of `ids` from the latest version. Reopens once where one is not found: a version that was
+        listed a moment ago may have been compacted away since."""
+        self._dataset.checkout_latest()
+        for reopened in (False, True):
+            if reopened:
+                self._reopen()
+            rows = self._dataset.to_table(
+                columns=[name for name in columns if name != "_rowid"],
+                filter=where,
+                with_row_id="_rowid" in columns,
+            )
+            at = {id_: index for index, id_ in enumerate(rows["id"].to_pylist())}
+            missing = [id_ for id_ in ids if id_ not in at]
+            if not missing:
+                return rows.take(pa.array([at[id_] for id_ in ids], pa.int64()))
+        raise LibraryError(
+            f"library {self.url} lacks {len(missing)} of {len(ids)} memories, the first is {missing[0]}; they were "
+            "erased or belong to another library: run the same command again to make them anew"
+        )
+
+    def _reopen(self) -> None:
+        dataset = _open(self.url, self._storage_options)
+        if dataset is None:
+            raise LibraryError(f"library {self.url} is gone; it was there when it was opened: restore it, or run again")
+        self._dataset = dataset
+
+
+def _open(url: str, storage_options: dict[str, str] | None) -> lance.LanceDataset | None:
+    """The dataset with small caches of its own, or None where there is none."""
+    if os.path.isfile(url):  # Lance would try for two seconds and then speak of `_versions`
+        raise LibraryError(f"library {url} is a file; a library is a folder: name another place")
+    session = lance.Session(index_cache_size_bytes=INDEX_CACHE, metadata_cache_size_bytes=METADATA_CACHE)
+    try:
+        return lance.dataset(url, storage_options=storage_options, session=session)
+    except (ValueError, OSError) as error:  # Lance raises ValueError for "not found" and for much else
+        if "was not found" in str(error):
+            return None
+        raise OSError(f"library {url} cannot be opened: {error}; check path, permissions and credentials") from error
+
+
+def _create(
+    url: str, model: str, sphere: Sphere, descriptor_dim: int, storage_options: dict[str, str] | None
+) -> lance.LanceDataset:
+    metadata = {_SCHEMA: SCHEMA_VERSION, _MODEL: model, **_sphere_metadata(sphere)}
+    empty = schema(sphere, descriptor_dim, metadata).empty_table()
+    try:
+        # Stable row ids stay off: they leave an erased source's name in `_indices`.
+        made = lance.write_dataset(empty, url, data_storage_version="2.2", storage_options=storage_options)
+        made.create_scalar_index("source", "BTREE")
+    except OSError as error:
+        if "already exists" not in str(error):  # else another process was quicker: its library is as good
+            raise OSError(
+                f"library {url}{_free(url)} cannot be created: {error}; check space and permissions"
+            ) from error
+    dataset = _open(url, storage_options)
+    if dataset is None:
+        raise OSError(f"library {url} was created but cannot be found; is the folder shared and consistent?")
+    return dataset
+
+
+def _check_fits(url: str, dataset: lance.LanceDataset, model: str, descriptor_dim: int) -> None:
+    found = _metadata(dataset)
+    if _SCHEMA not in found:
+        raise LibraryError(f"{url} is a Lance dataset but not a memory-v2v library; name another --library")
+    if found[_SCHEMA] != SCHEMA_VERSION:
+        raise LibraryError(
+            f"library {url} has schema version {found[_SCHEMA]}, expected {SCHEMA_VERSION}; use the release of "
+            "memory-v2v that made it, or another --library"
+        )
+    if found[_MODEL] != model:
+        raise LibraryError(
+            f"library {url} holds memories of model {found[_MODEL]}, this run uses {model}; use that model, or another "
+            "--library"
+        )
+    size = dataset.schema.field("descriptor").type.list_size
+    if size != descriptor_dim:
+        raise LibraryError(
+            f"library {url} has descriptors of {size} numbers, this run makes {descriptor_dim}; use another --library"
+        )
+
+
+def _rebuild_coverage(dataset: lance.LanceDataset, sphere: Sphere) -> None:
+    """Replace the coverage column. The metadata say so first, so that a rebuild cut off in the middle starts again."""
+    dataset.update_schema_metadata({_POINTS: "being rebuilt", _RADIUS: "being rebuilt"})
+    if "coverage" in dataset.schema.names:
+        dataset.drop_columns(["coverage"])
+    column = pa.schema([pa.field("coverage", pa.binary(sphere.points // 8), nullable=False)])
+
+    def covered(batch: pa.RecordBatch) -> pa.RecordBatch:
+        seen: list[Any] = [coverage(trajectory(row), sphere).tobytes() for row in batch.to_pylist()]
+        return pa.record_batch([pa.array(seen, column.field(0).type)], schema=column)
+
+    dataset.add_columns(lance.batch_udf(output_schema=column)(covered), read_columns=["trajectory", "intrinsics"])
+    dataset.update_schema_metadata({**_sphere_metadata(sphere)})
+
+
+def _sphere_metadata(sphere: Sphere) -> dict[str, str]:
+    return {_POINTS: str(sphere.points), _RADIUS: repr(float(sphere.radius))}
+
+
+def _metadata(dataset: lance.LanceDataset) -> dict[str, str]:
+    return {key.decode(): value.decode() for key, value in (dataset.schema.metadata or {}).items()}
+
+
+def _free(url: str) -> str:
+    """What a local disk has left: of a full one Lance may only say that a blob came out too short."""
+    place = os.path.dirname(os.path.abspath(url))
+    return f" ({shutil.disk_usage(place).free / 1e6:.1f} MB free on its disk)" if os.path.isdir(place) else ""
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _among(ids: Collection[str]) -> str:
+    return f"id IN ({', '.join(map(_quoted, ids))})" if ids else "false"

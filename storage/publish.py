@@ -1,0 +1,345 @@
+"""Writing video: an edited turn (`write_video`), and a comparison to look at (`write_compare`).
+
+A file is there whole or not at all: it grows under a temporary name beside its own, is checked, flushed to the disk and
+then renamed; on an object store it is put in one piece. The same frames give the same bytes: one x264 thread, bit-exact
+muxing, no clock. The id of what is inside stands in the container's comment, so that a re-run can tell.
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+import itertools
+import math
+import os
+import secrets
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import fsspec
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
+from PIL import Image, ImageDraw, ImageFont
+
+from storage.video import VideoError, VideoInfo, iter_frames, local_path, opened, probe, read_frames
+
+CRF = 18  # visually lossless; the latents are the archive, files can be published again
+COPIED_SOUND = ("aac", "mp3", "ac3", "eac3", "opus", "alac")  # what mp4 takes and players play; the rest becomes AAC
+LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}  # by channels: PCM often does not say which is which
+AAC_BIT_RATE = 192_000
+# With macroblock-tree rate control x264 (165) does not repeat itself on small pictures, one thread or not: 60 writes of
+# 62x144 frames gave 5 different files, of 40x56 frames 27; without it always one. It costs a few per cent of size.
+REPEATABLE = "mbtree=0"
+COMPARE_CRF = 20
+COMPARE_HEIGHT = 192
+THUMBS = 4  # memories shown for a segment
+THUMB_CACHE = 64  # small pictures kept; neighbouring segments use the same memories
+LINE = 14  # height of a line of PIL's default font, even
+GAP = 2
+TO_YUV = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
+
+
+def write_video(
+    url: str, frames: Iterable[np.ndarray], *, source: VideoInfo, video_id: str, crf: int = CRF, audio: bool = True
+) -> None:
+    """Publish (H, W, 3) uint8 RGB frames as H.264 in mp4 at a path or fsspec URL, with the source's times and sound.
+
+    As many frames as the source has, of even size, at its rate (its own time stamps where the rate varies); its first
+    sound track is copied where mp4 takes the codec, else made AAC. BT.709, limited range, tagged. Nothing but the frame
+    at hand and the encoder's look-ahead is in memory. Raises VideoError; an error, also one of the frames' iterator,
+    leaves no file and an older one untouched.
+    """
+    with _published(url) as path:
+        _encode(path, frames, source, video_id, crf, audio, url)
+
+
+def video_id_of(url: str) -> str | None:
+    """The id that write_video put into the file; None where there is no file, no video, or no id."""
+    try:
+        with opened(url) as container:
+            return container.metadata.get("comment") or None
+    except VideoError:
+        return None
+
+
+@dataclass(frozen=True)
+class Used:
+    """The memories of one segment: while frames [start, stop) play, these are shown, at most four of them.
+
+    memories: (turn, segment, frame) each: number of the turn, from 1, whose published file the memory became; number
+    of the segment to print; and the frame of that file to show (the middle of the segment)."""
+
+    start: int
+    stop: int
+    memories: tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One turn in a comparison: what to write above it, its published file, the memories its segments used."""
+
+    label: str
+    url: str
+    used: tuple[Used, ...] = ()
+
+
+def write_compare(
+    url: str, source: VideoInfo, turns: Sequence[Panel], *, video_id: str, crf: int = COMPARE_CRF
+) -> None:
+    """Publish the source and its turns side by side, each under its label, all at the height of the turns, and under
+    each turn the memories that its current segment used, labelled "t1 s3" (turn 1, segment 3).
+
+    Small models' turns are enlarged by a whole factor to COMPARE_HEIGHT at least, so that labels and thumbnails can be
+    read. Times and sound are the source's; streams like write_video and raises like it. One turn at least.
+    """
+    if not turns:
+        raise VideoError(f"{url}: nothing to compare {source.url} with; give at least one turn")
+    for turn in turns:
+        if (found := probe(turn.url).frames) != source.frames:
+            raise VideoError(f"{turn.url}: {found} frames, its source {source.url} has {source.frames}; publish again")
+    with _published(url) as path:
+        _encode(path, _compared(source, turns), source, video_id, crf, True, url)
+
+
+def _compared(source: VideoInfo, turns: Sequence[Panel]) -> Iterator[np.ndarray]:
+    infos = [probe(turn.url) for turn in turns]
+    tallest = max(info.height for info in infos)
+    height = tallest * max(1, math.ceil(COMPARE_HEIGHT / tallest)) // 2 * 2
+    sizes = [(height, max(2, round(info.width * height / info.height / 2) * 2)) for info in (source, *infos)]
+    lefts = [0, *itertools.accumulate(w + GAP for _, w in sizes)]
+    thumbs = [max(2, round(w / THUMBS / 2) * 2 - GAP) for _, w in sizes[1:]]
+    thumb_heights = [max(2, round(w * info.height / info.width / 2) * 2) for w, info in zip(thumbs, infos, strict=True)]
+    below = LINE + max(thumb_heights) if any(used.memories for turn in turns for used in turn.used) else 0
+    canvas = Image.new("RGB", (lefts[-1] - GAP, LINE + height + (below + 1) // 2 * 2))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default()
+    for label, left, (_, width) in zip(["source", *(turn.label for turn in turns)], lefts, sizes, strict=False):
+        draw.text((left + 2, 1), _shortened(label, width - 4, font), fill="white", font=font)
+
+    @functools.lru_cache(maxsize=THUMB_CACHE)
+    def thumbnail(turn: int, frame: int, size: tuple[int, int]) -> Image.Image:
+        return Image.fromarray(read_frames(turns[turn - 1].url, frame, frame + 1, size)[0])
+
+    streams = [iter_frames(info.url, size) for info, size in zip((source, *infos), sizes, strict=True)]
+    shown: list[Used | None] = [None] * len(turns)
+    for number, pictures in enumerate(zip(*streams, strict=True)):
+        for left, picture in zip(lefts, pictures, strict=False):
+            canvas.paste(Image.fromarray(picture), (left, LINE))
+        for at, turn in enumerate(turns):
+            used = next((used for used in turn.used if used.start <= number < used.stop), None)
+            if used is shown[at]:
+                continue
+            shown[at], left, top = used, lefts[at + 1], LINE + height
+            draw.rectangle((left, top, left + sizes[at + 1][1] - 1, top + below), fill="black")
+            for place, (memory_turn, segment, frame) in enumerate(used.memories[:THUMBS] if used else ()):
+                x = left + place * (thumbs[at] + GAP)
+                draw.text((x + 1, top + 1), f"t{memory_turn} s{segment}", fill="white", font=font)
+                canvas.paste(thumbnail(memory_turn, frame, (thumb_heights[at], thumbs[at])), (x, top + LINE))
+        yield np.asarray(canvas)
+
+
+def _shortened(text: str, width: int, font: Any) -> str:
+    """The label, cut with dots where it is wider than its panel."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."
+
+
+def _encode(
+    path: str, frames: Iterable[np.ndarray], source: VideoInfo, video_id: str, crf: int, audio: bool, url: str
+) -> None:
+    stream = _carried(frames)
+    first = next(stream, None)
+    if first is None:
+        raise VideoError(f"{url}: no frames to write, {source.url} has {source.frames}")
+    height, width = _checked(first, first.shape, url)
+    time_base = 1 / source.rate if source.pts is None else source.time_base
+    options = {"fflags": "+bitexact", "movflags": "+faststart"}
+    with av.open(path, "w", format="mp4", container_options=options) as container:
+        container.metadata["comment"] = video_id
+        video = container.add_stream("libx264", rate=source.rate)
+        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+        video.options = {"crf": str(crf), "preset": "medium", "flags": "+bitexact", "x264-params": REPEATABLE}
+        video.thread_count = 1
+        context = video.codec_context
+        context.time_base = time_base
+        context.colorspace, context.color_range = 1, 1  # H.273: BT.709, limited
+        context.color_primaries, context.color_trc = 1, 1
+        with _sound(source, container if audio and source.audio else None) as sound:
+            scaler = VideoReformatter()
+            count = 0
+            for pixels in itertools.chain([first], stream):
+                _checked(pixels, first.shape, url)
+                if count == source.frames:
+                    raise VideoError(f"{url}: more than the {source.frames} frames of {source.url} were given")
+                frame = scaler.reformat(
+                    VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24"), format="yuv420p",
+                    dst_colorspace=Colorspace.ITU709, src_color_range=ColorRange.JPEG, dst_color_range=ColorRange.MPEG,
+                    interpolation=TO_YUV, threads=1,
+                )  # fmt: skip
+                frame.colorspace, frame.color_range = 1, ColorRange.MPEG
+                frame.color_primaries, frame.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+                frame.pts, frame.duration = _time(source, count)
+                frame.time_base = time_base
+                container.mux(video.encode(frame))
+                count += 1
+                sound.until(frame.pts * time_base)
+            if count != source.frames:
+                raise VideoError(f"{url}: {count} frames were given, {source.url} has {source.frames}")
+            container.mux(video.encode(None))
+            sound.until(None)
+    written = probe(path)
+    if written.frames != source.frames:
+        raise VideoError(f"{url}: {written.frames} of {source.frames} frames arrived on the disk; check its free space")
+
+
+class _FramesFailed(Exception):
+    """Carries an error of the caller's frames past the handlers of what goes wrong in writing."""
+
+
+def _carried(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    try:
+        yield from frames
+    except Exception as error:
+        raise _FramesFailed from error
+
+
+def _time(source: VideoInfo, number: int) -> tuple[int, int]:
+    """(pts, duration) of a frame in ticks of the output: counts at a constant rate, else the source's own stamps."""
+    if source.pts is None:
+        return number, 1
+    pts = source.pts[number]
+    end = source.pts[number + 1] if number + 1 < len(source.pts) else round(source.seconds / source.time_base)
+    return pts, end - pts
+
+
+def _checked(frame: np.ndarray, shape: tuple[int, ...], url: str) -> tuple[int, int]:
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.shape != shape:
+        raise VideoError(
+            f"{url}: a frame is {frame.dtype} {frame.shape}, expected uint8 (H, W, 3) like the first {shape}"
+        )
+    if frame.shape[0] % 2 or frame.shape[1] % 2:
+        raise VideoError(
+            f"{url}: frames are {frame.shape[0]}x{frame.shape[1]}, H.264 (4:2:0) needs even sizes; crop or resize them"
+        )
+    return frame.shape[0], frame.shape[1]
+
+
+class _Sound:
+    """The source's first sound track, brought over in step with the pictures so that neither waits in memory."""
+
+    def __init__(self, reader: Any, writer: Any, start: Fraction) -> None:
+        self.stream = reader.streams.audio[0]
+        self.writer, self.start = writer, start
+        self.copied = self.stream.codec_context.name in COPIED_SOUND
+        if self.copied:
+            self.out = writer.add_stream_from_template(self.stream)
+        else:
+            self.out = writer.add_stream("aac", rate=self.stream.codec_context.sample_rate)
+            self.out.codec_context.layout = LAYOUTS.get(self.stream.codec_context.layout.nb_channels, "stereo")
+            self.out.codec_context.bit_rate = AAC_BIT_RATE
+            self.out.codec_context.options = {"flags": "+bitexact"}
+        self.packets = self._packets(reader)
+        self.next: Any = next(self.packets, None)
+
+    def until(self, seconds: Fraction | None) -> None:
+        """Write what sounds up to `seconds` from the first frame; None: all that is left."""
+        while self.next is not None:
+            at = self.next.dts * self.next.time_base if self.next.dts is not None else None
+            if seconds is not None and at is not None and at > seconds:
+                return
+            self.writer.mux(self.next)
+            self.next = next(self.packets, None)
+
+    def _packets(self, reader: Any) -> Iterator[Any]:
+        for packet in reader.demux(self.stream):
+            if self.copied:
+                if packet.dts is None:  # the empty packet at the end
+                    continue
+                shift = round(self.start / packet.time_base)
+                packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+                packet.stream = self.out
+                yield packet
+            else:
+                for frame in packet.decode():
+                    frame.pts -= round(self.start / frame.time_base)
+                    yield from self.out.encode(frame)
+        if not self.copied:
+            yield from self.out.encode(None)
+
+
+class _Silence:
+    def until(self, seconds: Fraction | None) -> None:
+        pass
+
+
+@contextmanager
+def _sound(source: VideoInfo, writer: Any) -> Iterator[_Sound | _Silence]:
+    if writer is None:
+        yield _Silence()
+        return
+    with opened(source.url) as reader:
+        yield _Sound(reader, writer, source.start)
+
+
+@contextmanager
+def _published(url: str) -> Iterator[str]:
+    """A local path to write to; it becomes the file at `url` if the block ends well and vanishes if it does not."""
+    target = local_path(url)
+    with _reported(url):
+        if target is None:
+            fs, remote = fsspec.core.url_to_fs(url)
+            with tempfile.TemporaryDirectory(prefix="memory-v2v-") as folder:
+                path = os.path.join(folder, "video.mp4")
+                yield path
+                fs.put_file(path, remote)
+            return
+        final = Path(target)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        # Of a name of its own, so that two writers never share a file; what a killed one left is cleared here, and
+        # a writer whose file was cleared fails on renaming instead of publishing something else's half.
+        for stale in final.parent.glob(f".{glob.escape(final.name)}.*.partial"):
+            stale.unlink(missing_ok=True)
+        temporary = final.parent / f".{final.name}.{secrets.token_hex(6)}.partial"
+        try:
+            yield str(temporary)
+            _flush(temporary)
+            os.replace(temporary, final)
+            _flush(final.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _reported(url: str) -> Iterator[None]:
+    """Turns what the disk or store refuses into one line; leaves the caller's own errors alone."""
+    try:
+        yield
+    except VideoError:
+        raise
+    except _FramesFailed as failed:
+        assert failed.__cause__ is not None
+        raise failed.__cause__ from None
+    except PermissionError as error:
+        raise VideoError(f"{url}: no permission to write it; change the folder's mode or choose another") from error
+    except (NotADirectoryError, FileExistsError) as error:
+        raise VideoError(f"{url}: a part of its path is a file, not a folder; choose another folder") from error
+    except (OSError, av.FFmpegError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise VideoError(f"{url}: cannot be written ({reason}); check the free space and the folder") from error

@@ -1,0 +1,42 @@
+"""What the documents say can be typed, can be typed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+
+from jobs import demo
+from jobs.main import main
+from tests import ROOT
+from tests.docs import DOCUMENTS, commands, targets
+
+COMMANDS = [(document.name, command) for document in DOCUMENTS for command in commands(document)]
+
+
+@pytest.fixture(scope="module")
+def demonstrated(tmp_path_factory: pytest.TempPathFactory):
+    """A folder that looks as after `make demo`: the sample clip is there."""
+    folder = tmp_path_factory.mktemp("docs")
+    (folder / "demo").mkdir()
+    demo.render(folder / "demo" / "room.mp4")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    return folder
+
+
+@pytest.mark.parametrize(("document", "command"), COMMANDS)
+def test_every_command_of_the_documents_dry_runs(document, command, demonstrated, monkeypatch, capfd) -> None:
+    monkeypatch.chdir(demonstrated)
+    program, *words = shlex.split(command)
+    if program == "make":
+        assert set(words) <= targets(), f"{document}: {command}"
+    else:
+        assert program == "memory-v2v", f"{document}: {command} is neither make nor memory-v2v"
+        assert main([*words, "--dry-run"]) == 0, capfd.readouterr().err
+
+
+def test_every_file_that_the_documents_link_to_is_there() -> None:
+    for document in DOCUMENTS:
+        for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", document.read_text()):
+            assert (document.parent / link).exists(), f"{document.name} links to {link}, which is not there"

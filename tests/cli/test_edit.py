@@ -1,0 +1,226 @@
+"""`memory-v2v edit` from its command line to its files, on one Ray and with the smallest model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from jobs.edit import read_summary
+from jobs.main import main
+from jobs.results import read_results
+from pipeline.coverage import Sphere
+from pipeline.descriptor import DIMENSION
+from storage.fingerprint import folder_digest
+from storage.library import Library
+from storage.video import probe, read_frames
+from tests.generated import moving_frames, write_clip
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+TURNS = ["--turn", "pan_right", "--turn", "arc_left", "--turn", "zoom_out"]
+FRAMES = 40  # two and a half segments of 16
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return Path(write_clip(tmp_path / "clip.mp4", moving_frames(FRAMES, 48, 64), rate=24, audio="aac"))
+
+
+@pytest.fixture
+def edit(tiny_model: str, tmp_path: Path, capfd: pytest.CaptureFixture) -> Callable[..., tuple[int, str]]:
+    """Run the command; its exit code and what it printed."""
+
+    def run(*words: str | Path, out: str = "out", model: str = tiny_model) -> tuple[int, str]:
+        code = main(["edit", *map(str, words), "--out", str(tmp_path / out), "--model", model])
+        captured = capfd.readouterr()
+        return code, captured.out + captured.err
+
+    return run
+
+
+def files(folder: Path) -> dict[str, str]:
+    """Digest of every published video below a folder."""
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob("*/*.mp4"))}
+
+
+def latents(out: Path, model: str, sphere: Sphere | None = None) -> dict[str, bytes]:
+    library = Library.open(
+        f"{out}/library/default.lance", model=folder_digest(model), sphere=sphere or Sphere(), descriptor_dim=DIMENSION, create=False
+    )  # fmt: skip
+    ids = library.rows().column("id").to_pylist()
+    return {memory.id: memory.latent.numpy().tobytes() for memory in library.read(ids)}
+
+
+def test_three_turns_give_three_videos_a_comparison_a_library_and_a_table(edit, clip, tmp_path, tiny_model) -> None:
+    code, said = edit(clip, *TURNS)
+    assert code == 0, said
+    assert "untrained" in said and "9 edits made" in said
+    out = tmp_path / "out"
+    [folder] = out.glob("clip-????????")
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "compare.mp4", "turn-01-pan_right.mp4", "turn-02-arc_left.mp4", "turn-03-zoom_out.mp4",
+    ]  # fmt: skip
+    source = probe(str(clip))
+    for path in folder.glob("turn-*.mp4"):
+        info = probe(str(path))
+        assert (info.frames, info.rate, info.audio) == (source.frames, source.rate, True)
+        assert info.height % 2 == 0 and abs(info.width / info.height - 64 / 48) < 0.1
+    rows = read_results(str(out)).to_pylist()
+    assert [(row["turn"], row["segment"], row["status"]) for row in rows] == [
+        (turn, segment, "done") for turn in (1, 2, 3) for segment in (0, 1, 2)
+    ]
+    ids = [row["id"] for row in rows]
+    for index, row in enumerate(rows):
+        assert set(row["memories"]) <= set(ids[:index]) and len(row["memories"]) == min(4, index) == len(row["scores"])
+    assert set(latents(out, tiny_model)) == set(ids)
+    summary = read_summary(str(out))
+    assert summary["sources"] == {"done": 1, "failed": 0} and summary["edits"] == {"done": 9}
+
+    # The same command again finds everything done; nothing is written anew.
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    code, said = edit(clip, *TURNS)
+    assert code == 0 and "9 edits done, 0 to do" in said and "0 edits made" in said
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+    # Changed publish settings publish again, from the committed latents, without an edit.
+    code, said = edit(clip, *TURNS, "upscale=source", "crf=30")
+    assert code == 0 and "0 edits made" in said
+    assert {(probe(str(p)).height, probe(str(p)).width) for p in folder.glob("turn-*")} == {(48, 64)}
+
+    # A changed third turn keeps the first two.
+    code, said = edit(clip, *TURNS[:4], "--turn", "tilt_up", "--dry-run")
+    assert code == 0 and "6 edits done, 3 to do" in said
+
+
+def test_one_two_and_four_workers_make_the_same_latents_and_videos(edit, clip, tmp_path, tiny_model) -> None:
+    other = write_clip(tmp_path / "other.mp4", moving_frames(20, 48, 64, seed=1), rate=24)
+    made = []
+    for workers in (1, 2, 4):
+        code, said = edit(clip, other, *TURNS[:4], "--workers", str(workers), out=f"out{workers}")
+        assert code == 0, said
+        made.append((latents(tmp_path / f"out{workers}", tiny_model), files(tmp_path / f"out{workers}")))
+    assert made[0] == made[1] == made[2]
+    assert len(made[0][0]) == 2 * 3 + 2 * 2 and len(made[0][1]) == 6
+
+
+def test_a_prompt_on_the_previous_result_runs_and_remembers_its_own_turn(edit, clip, tmp_path) -> None:
+    code, said = edit(clip, "--turn", "pan_right", "--turn", "{prompt: a red jacket, input: previous}", "overlap=4")
+    assert code == 0, said
+    rows = read_results(str(tmp_path / "out")).to_pylist()
+    text = [row for row in rows if row["turn"] == 2]
+    assert text[0]["memories"] == [] and text[2]["memories"][0] == text[1]["id"], "the preceding segment comes first"
+    assert (tmp_path / "out").glob("*/turn-02-text.mp4")
+
+
+def test_one_perturbed_weight_renames_every_edit_and_the_old_library_refuses_it(edit, clip, tmp_path, tiny_model) -> None:
+    code, said = edit(clip, "--turn", "pan_right")
+    assert code == 0, said
+    other = tmp_path / "perturbed"
+    shutil.copytree(tiny_model, other)
+    from safetensors.torch import load_file, save_file
+
+    path = next((other / "transformer").glob("*.safetensors"))
+    weights = load_file(path)
+    name = sorted(weights)[0]
+    weights[name].view(-1)[0] += 1e-3
+    save_file(weights, path, metadata={"format": "pt"})
+    code, said = edit(clip, "--turn", "pan_right", model=str(other))
+    assert code == 2 and "holds memories of model" in said and "--library" in said
+    code, said = edit(clip, "--turn", "pan_right", "--library", tmp_path / "new", "--dry-run", model=str(other))
+    assert code == 0 and "0 edits done, 3 to do" in said
+
+
+def test_fresh_makes_the_same_edits_again(edit, clip, tmp_path, tiny_model) -> None:
+    assert edit(clip, "--turn", "pan_right")[0] == 0
+    first = latents(tmp_path / "out", tiny_model), files(tmp_path / "out")
+    code, said = edit(clip, "--turn", "pan_right", "--fresh")
+    assert code == 0 and "3 edits made" in said
+    assert (latents(tmp_path / "out", tiny_model), files(tmp_path / "out")) == first
+
+
+def test_a_folder_with_bad_files_among_good_ones_finishes_the_good_ones(edit, clip, tmp_path) -> None:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    shutil.copy(clip, folder / "a_good.mp4")
+    (folder / "b_text.mp4").write_text("this is no video\n" * 100)
+    whole = clip.read_bytes()
+    (folder / "c_truncated.mp4").write_bytes(whole[: len(whole) // 2])
+    shutil.copy(clip, folder / "d_copy.mp4")
+    write_clip(folder / "e_one_frame.mp4", moving_frames(1, 48, 64))
+    write_clip(folder / "f_two_frames.mp4", moving_frames(2, 48, 64))
+    (folder / "g_empty.mp4").write_bytes(b"")
+    code, said = edit(folder, "--turn", "pan_right", tmp_path / "missing.mp4")
+    assert code == 1
+    for name in ("b_text", "c_truncated", "d_copy", "g_empty", "missing"):
+        lines = [line for line in said.splitlines() if line.startswith("skipped") and name in line]
+        assert len(lines) == 1, said
+    out = tmp_path / "out"
+    assert {p.parent.name[:-9]: probe(str(p)).frames for p in out.glob("*/turn-01-*.mp4")} == {
+        "a_good": FRAMES, "e_one_frame": 1, "f_two_frames": 2,
+    }  # fmt: skip
+    assert read_summary(str(out))["sources"] == {"done": 3, "failed": 5}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--turn", "pan_rigth"], "pan_right"),
+        ([], "no turns"),
+        (["--turn", "pan_right", "wrokers=2"], "workers"),
+        (["--turn", "pan_right", "--owner", "../else"], "owner"),
+        (["--turn", "pan_right", "--limit", "0"], "--limit"),
+        (["--turn", "pan_right", "segment_frames=15"], "16"),
+    ],
+)
+def test_a_command_that_cannot_be_understood_exits_with_one_line(edit, clip, words, expected) -> None:
+    code, said = edit(clip, *words)
+    lines = [line for line in said.splitlines() if expected in line]
+    assert code in (1, 2) and len(lines) == 1, said
+
+
+def test_an_output_folder_that_is_a_file_or_cannot_be_made_exits_with_two(edit, clip, tmp_path) -> None:
+    (tmp_path / "file").write_text("x")
+    code, said = edit(clip, "--turn", "pan_right", out="file")
+    assert code == 2 and "is a file" in said
+    code, said = edit(clip, "--turn", "pan_right", out="file/below")
+    assert code == 2 and "cannot be made" in said
+
+
+def test_a_plan_file_says_it_all_and_the_command_line_wins(edit, clip, tmp_path) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(json.dumps({"inputs": [str(clip)], "turns": ["pan_right", {"prompt": "at night"}], "config": {"seed": 3}}))
+    code, said = edit("--plan", plan, "--dry-run")
+    assert code == 0 and "6 to do" in said
+    code, said = edit("--plan", plan, "--turn", "arc_left", "--dry-run")
+    assert code == 0 and "3 to do" in said
+    assert not list((tmp_path / "out").glob("*")), "a dry run writes nothing"
+    plan.write_text("inputs: [a.mp4]\nturn: [pan_right]\n")
+    code, said = edit("--plan", plan)
+    assert code == 2 and "'turn'" in said
+
+
+def test_what_a_turn_publishes_is_what_its_latents_decode_to(edit, clip, tmp_path, tiny_model) -> None:
+    assert edit(clip, "--turn", "pan_right", "crf=1", "latent_dtype=float32")[0] == 0
+    from pipeline.codec import load_codec
+
+    out = tmp_path / "out"
+    [path] = out.glob("*/turn-01-*.mp4")
+    rows = read_results(str(out)).to_pylist()
+    stored = latents(out, tiny_model)
+    shape = (3, 16, *probe_size(path))
+    codec = load_codec(tiny_model)
+    decoded = codec.decode(torch.frombuffer(bytearray(stored[rows[0]["id"]]), dtype=torch.float32).reshape(shape)).numpy()
+    shown = read_frames(str(path), 0, 16)
+    # Chroma is halved and both colours are rounded on the way: a few grey levels on noise.
+    assert np.abs(decoded.astype(int).mean(axis=-1) - shown.astype(int).mean(axis=-1)).mean() < 12
+
+
+def probe_size(path: Path) -> tuple[int, int]:
+    info = probe(str(path))
+    return info.height, info.width

@@ -1,0 +1,76 @@
+"""kill -9 of a whole run, and a full disk, in the middle: the same command goes on, and the bytes are the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import lance
+import pytest
+
+from jobs.main import main
+from tests.cli.test_edit import files
+from tests.generated import moving_frames, write_clip
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+@pytest.fixture
+def words(tmp_path: Path, tiny_model: str) -> list[str]:
+    clip = write_clip(tmp_path / "clip.mp4", moving_frames(96, 48, 64), rate=24, audio="aac")
+    return ["edit", clip, "--turn", "pan_right", "--turn", "arc_left", "--turn", "tilt_up", "--model", tiny_model]
+
+
+def committed(out: Path) -> int:
+    try:
+        return lance.dataset(str(out / "library" / "default.lance")).count_rows()
+    except (ValueError, OSError):
+        return 0
+
+
+def test_a_run_killed_in_the_middle_goes_on_and_gives_the_bytes_of_an_undisturbed_one(words, tmp_path, capfd) -> None:
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    # A Ray of its own: the tests' cluster must survive. In its own process group, as from a shell.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    command = [sys.executable, "-m", "jobs.main", *words, "--out", str(killed), "--workers", "1", "steps=6"]
+    process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 120
+        while committed(killed) < 3:
+            assert process.poll() is None, process.stderr and process.stderr.read().decode()
+            assert time.monotonic() < deadline, "no edit was committed in two minutes"
+            time.sleep(0.02)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    there = committed(killed)
+    assert 3 <= there < 18, "the run was killed before or after the middle"
+    assert main([*words, "--out", str(killed), "steps=6"]) == 0
+    said = capfd.readouterr().err
+    assert f"{there} edits done, {18 - there} to do" in said and f"{18 - there} edits made" in said
+    assert main([*words, "--out", str(whole), "steps=6"]) == 0
+    assert files(killed) and {Path(k).name: v for k, v in files(killed).items()} == {
+        Path(k).name: v for k, v in files(whole).items()
+    }
+
+
+def test_a_full_disk_stops_the_run_in_one_line_and_room_lets_it_go_on(words, tmp_path, capfd) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        assert main([*words, "--out", str(disk / "out"), "latent_dtype=float32"]) == 1
+        said = capfd.readouterr().err
+        assert "No space left on device" in said or "free space" in said
+        there = committed(disk / "out")
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        assert main([*words, "--out", str(disk / "out"), "latent_dtype=float32"]) == 0
+        assert f"{there} edits done" in capfd.readouterr().err
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)

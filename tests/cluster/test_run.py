@@ -1,0 +1,136 @@
+"""The run loop on a real Ray, with real kills: whatever dies, the same latents are committed, each once."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from actors.cluster import ClusterError, Places, places
+from actors.run import Run, SourceWork
+from actors.scheduler import Scheduler
+from actors.setup import Setup
+from jobs.chain import Chain
+from jobs.config import EditConfig
+from jobs.edit import compare_video, turn_videos
+from jobs.model import resolve
+from jobs.plan import make_plan
+from jobs.turn import parse_turn
+from storage.publish import video_id_of
+from tests.generated import moving_frames, write_clip
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+CONFIG = EditConfig()
+
+
+@pytest.fixture
+def chains(tmp_path: Path, tiny_model: str) -> list[Chain]:
+    clips = [write_clip(tmp_path / f"{n}.mp4", moving_frames(40, 48, 64, seed=n), rate=24) for n in range(2)]
+    return make_plan(clips, [parse_turn("pan_right"), parse_turn("arc_left")], CONFIG, resolve(tiny_model)).chains
+
+
+@pytest.fixture
+def setup(tmp_path: Path, tiny_model: str) -> Setup:
+    model = resolve(tiny_model)
+    made = Setup(model.folder, model.digest, str(tmp_path / "library.lance"), dataclasses.asdict(CONFIG))
+    made.open_library(create=True)
+    return made
+
+
+def work(chains: list[Chain], out: Path) -> list[SourceWork]:
+    made = []
+    for chain in chains:
+        videos = turn_videos(chain, str(out), CONFIG)
+        costs = [chain.cost(index) for index in range(len(chain))]
+        made.append(SourceWork(chain.name, chain.ids, costs, (), chain.edit, videos, compare_video(chain, videos, str(out))))
+    return made
+
+
+def latents(setup: Setup) -> dict[str, bytes]:
+    library = setup.open_library()
+    ids = library.rows().column("id").to_pylist()
+    assert len(ids) == len(set(ids))
+    return {memory.id: memory.latent.numpy().tobytes() for memory in library.read(ids)}
+
+
+def processes(title: str) -> list[psutil.Process]:
+    """Live actor processes by Ray's process title, below this one's cluster."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if (process.info["cmdline"] or [""])[0].startswith(title):
+            found.append(process)
+    return found
+
+
+class KillOnce:
+    """A progress callback that kills one process of an actor class once some edits are done."""
+
+    def __init__(self, title: str, after: int):
+        self.title, self.after, self.killed = title, after, False
+
+    def __call__(self, scheduler: Scheduler) -> None:
+        if not self.killed and scheduler.edits.done >= self.after:
+            for process in processes(self.title)[:1]:
+                os.kill(process.pid, signal.SIGKILL)
+                self.killed = True
+
+
+def test_killed_editors_librarians_and_publishers_change_nothing_in_the_result(chains, setup, tmp_path) -> None:
+    two = Places(workers=2, num_cpus=0.5, num_gpus=0)
+    undisturbed = Run(work(chains, tmp_path / "out"), Scheduler(), setup, two)()
+    assert not undisturbed.failed and not undisturbed.unpublished and undisturbed.edits == 12
+    expected = latents(setup)
+    for title in ("ray::Editor", "ray::Librarian", "ray::Publisher"):
+        name = title.split("::")[1]
+        again = dataclasses.replace(setup, library=str(tmp_path / f"{name}.lance"))
+        again.open_library(create=True)
+        kill = KillOnce(title, after=3)
+        outcome = Run(work(chains, tmp_path / name), Scheduler(), again, two, progress=kill)()
+        assert kill.killed, f"no {title} process was found to kill"
+        assert not outcome.failed and not outcome.stopped and not outcome.unpublished, outcome
+        assert latents(again) == expected
+        for source in work(chains, tmp_path / name):
+            for video in source.videos:
+                same = video.url.replace(str(tmp_path / name), str(tmp_path / "out"))
+                assert Path(video.url).read_bytes() == Path(same).read_bytes()
+    assert ray.cluster_resources()["CPU"] == pytest.approx(ray.available_resources().get("CPU", 0), abs=1.1)
+
+
+def test_a_source_that_vanishes_fails_alone(chains, setup, tmp_path) -> None:
+    Path(chains[0].url).unlink()
+    outcome = Run(work(chains, tmp_path / "out"), Scheduler(), setup, Places(1, 0.5, 0))()
+    assert list(outcome.failed) == [chains[0].name] and chains[0].url in outcome.failed[chains[0].name]
+    assert outcome.edits == 6
+    assert all(video_id_of(video.url) == video.video_id for video in work(chains, tmp_path / "out")[1].videos)
+
+
+def test_a_model_that_cannot_be_loaded_stops_the_run_with_its_reason(chains, setup, tmp_path) -> None:
+    broken = dataclasses.replace(setup, model=str(tmp_path / "nowhere"))
+    outcome = Run(work(chains[:1], tmp_path / "out"), Scheduler(), broken, Places(1, 0.5, 0))()
+    assert outcome.edits == 0 and "no editor could start" in str(outcome.stopped) and "nowhere" in str(outcome.stopped)
+
+
+@pytest.mark.parametrize(
+    ("asked", "threads", "resources", "expected"),
+    [
+        (0, 1, {"CPU": 2.0}, Places(2, 0.9, 0.0)),
+        (4, 1, {"CPU": 2.0}, Places(4, 0.45, 0.0)),
+        (0, 4, {"CPU": 16.0}, Places(4, 3.6, 0.0)),
+        (0, 1, {"CPU": 64.0, "GPU": 8.0}, Places(8, 1.0, 1.0)),
+        (4, 1, {"CPU": 64.0, "GPU": 2.0}, Places(4, 1.0, 0.5)),
+    ],
+)
+def test_editors_share_a_small_machine_in_fractions_and_take_a_gpu_each_where_there_are(asked, threads, resources, expected) -> None:
+    assert places(asked, threads, resources) == expected
+
+
+def test_a_cluster_without_room_is_refused_with_what_is_missing() -> None:
+    with pytest.raises(ClusterError, match="0 CPUs"):
+        places(1, 1, {})
+    with pytest.raises(ClusterError, match="ask for fewer"):
+        places(500, 1, {"CPU": 2.0})

@@ -1,0 +1,74 @@
+"""What all tests share: places, small models, one Ray cluster, and a line of times per suite."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+# Before torch is imported: tests run beside each other's workers, and a second thread only takes turns with them.
+os.environ["OMP_NUM_THREADS"] = "1"
+# Tests must not depend on what lies in the user's cache, nor leave anything there.
+_cache = tempfile.TemporaryDirectory(prefix="memory-v2v-cache-")
+os.environ["XDG_CACHE_HOME"] = _cache.name
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+from tests import ROOT  # noqa: E402
+
+settings.register_profile(
+    "tests", derandomize=True, deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tests")
+
+SHARED = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real footage and cameras beside the repository; not part of it."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no real data at ../shared/data beside {ROOT.name}")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def clips(shared_data: Path) -> Path:
+    return shared_data / "clips"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of the smallest model: an edit takes milliseconds."""
+    from pipeline.mini import build_tiny
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    build_tiny().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """One Ray for all tests that need one: starting it takes seconds. Four CPUs, whatever the machine has."""
+    import ray
+
+    context = ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield context
+    ray.shutdown()
+
+
+_seconds: dict[str, float] = defaultdict(float)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    parts = report.nodeid.split("/")
+    _seconds[parts[1] if len(parts) > 2 else "repository"] += report.duration
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    terminalreporter.write_line(
+        "suites: " + ", ".join(f"{suite} {seconds:.0f} s" for suite, seconds in sorted(_seconds.items()))
+    )

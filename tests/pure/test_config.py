@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from jobs.config import ConfigError, EditConfig, bits_of, fields_that, load_config
+
+
+def test_every_field_declares_whether_it_affects_bits_and_says_what_it_is_for() -> None:
+    for field in dataclasses.fields(EditConfig):
+        assert isinstance(field.metadata.get("affects_bits"), bool), f"{field.name} does not say whether it affects bits"
+        assert field.metadata.get("help"), f"{field.name} has no help"
+
+
+def test_the_fields_that_do_not_affect_bits_are_these_and_no_others() -> None:
+    # A new field that is wrongly declared free would let two different latents share an id: listed here on purpose.
+    assert set(fields_that(affect_bits=False)) == {
+        "workers", "retries", "failure_budget", "fingerprint_threads", "crf", "upscale", "audio", "compare",
+    }  # fmt: skip
+    assert set(bits_of(EditConfig())) == set(fields_that(affect_bits=True))
+
+
+def test_overrides_win_over_values_and_are_typed() -> None:
+    config = load_config({"k": 3, "steps": 4}, ["k=2", "size=96x128", "guidance=1", "failure_budget=null", "audio=false"])
+    assert (config.k, config.steps, config.size, config.guidance, config.audio) == (2, 4, "96x128", 1.0, False)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("wrokers=3", ["'wrokers'", "'workers'"]),
+        ("k=abc", ["'k'", "abc", "int"]),
+        ("k=-1", ["'k'", "-1", "at least 0"]),
+        ("fit=stretch", ["'fit'", "stretch", "letterbox, crop"]),
+        ("size=large", ["'size'", "large", "HEIGHTxWIDTH"]),
+        ("size=0x8", ["'size'", "0x8"]),
+        ("points=100", ["'points'", "100", "multiple of 64"]),
+        ("blend=1.5", ["'blend'", "1.5", "0 to 1"]),
+        ("radius=.nan", ["'radius'", "nan"]),
+        ("threads=null", ["'threads'"]),
+    ],
+)
+def test_a_bad_setting_is_refused_in_one_line_that_names_it_and_the_remedy(override: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config({}, [override])
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,278 @@
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.memory_pipeline import MemoryV2VPipeline, MemoryVideo
+from pipeline.mini import build_tiny
+from pipeline.trajectory import Trajectory, default_intrinsics, preset
+from pipeline.transformer import MemoryWanTransformer3DModel
+
+LENS = default_intrinsics(1.0)
+STILL, PAN, ARC = Trajectory.static(16, LENS), preset("pan_right", 16, LENS), preset("arc_left", 16, LENS)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return quiet(build_tiny())
+
+
+@pytest.fixture(scope="module")
+def wan():
+    """The published layout at its smallest: Wan's VAE, no text encoder, velocity prediction."""
+    torch.manual_seed(0)
+    transformer = MemoryWanTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=12, text_dim=32, freq_dim=32, ffn_dim=32, num_layers=2
+    )
+    vae = AutoencoderKLWan(
+        base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+    )
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    return quiet(MemoryV2VPipeline(transformer.eval(), vae.eval(), scheduler, num_inference_steps=2, text_length=8))
+
+
+def quiet(pipe):
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def frames(seed=0, count=16, size=32):
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def noise(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def edit(pipe, **changes):
+    memory = MemoryVideo(pipe.encode(frames(1)), PAN, start=-16)
+    call = {"source": frames(), "source_trajectory": STILL, "target_trajectory": ARC, "prompt": "a red jacket"}
+    return pipe(**{**call, "memories": [memory], "generator": noise(), **changes}).latents
+
+
+def test_an_edit_is_a_function_of_its_inputs_and_its_generator(pipe):
+    first = edit(pipe)
+    assert first.shape == (3, 16, 32, 32) and first.dtype == torch.float32 and first.isfinite().all()
+    assert torch.equal(first, edit(pipe))
+    assert not torch.equal(first, edit(pipe, generator=noise(1)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"source": frames(2)},
+        {"source": None, "source_trajectory": None, "num_frames": 16, "height": 32, "width": 32},
+        {"source_trajectory": PAN},
+        {"target_trajectory": PAN},
+        {"prompt": "a blue jacket"},
+        {"prompt": ""},
+        {"memories": []},
+        {"memories": [MemoryVideo(torch.zeros(3, 16, 32, 32), PAN)]},
+        {"guidance_scale": 3.0},
+        {"num_inference_steps": 3},
+        {"shift": 5.0},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_everything_that_is_given_matters_even_to_random_weights(pipe, changes):
+    assert (edit(pipe) - edit(pipe, **changes)).abs().max() > 1e-4
+
+
+def test_the_camera_of_a_memory_matters(pipe):
+    latent = pipe.encode(frames(1))
+    first = edit(pipe, memories=[MemoryVideo(latent, PAN)])
+    assert (first - edit(pipe, memories=[MemoryVideo(latent, ARC)])).abs().max() > 1e-4
+
+
+def test_the_order_of_memories_matters_once_their_tokenizers_differ(pipe):
+    memories = [MemoryVideo(pipe.encode(frames(seed)), PAN) for seed in range(5)]
+    swapped = [memories[4], *memories[1:4], memories[0]]
+    assert (edit(pipe, memories=memories) - edit(pipe, memories=swapped)).abs().max() > 1e-5
+
+
+def test_a_source_is_taken_as_frames_or_as_their_latent(pipe):
+    assert torch.equal(edit(pipe), edit(pipe, source=pipe.encode(frames())))
+
+
+def test_a_source_without_camera_stands_still_where_it_is(pipe):
+    assert torch.equal(edit(pipe), edit(pipe, source_trajectory=None))
+
+
+def test_the_place_of_a_latent_in_memory_does_not_change_the_bits(pipe):
+    def shifted(latent):  # as read from a store: not aligned to anything
+        raw = torch.zeros(latent.numel() + 1)
+        raw[1:] = latent.flatten()
+        return raw[1:].view(latent.shape)
+
+    source, memory = pipe.encode(frames()), pipe.encode(frames(1))
+    assert shifted(source).data_ptr() % 64
+    there = edit(pipe, source=shifted(source), memories=[MemoryVideo(shifted(memory), PAN)])
+    assert torch.equal(edit(pipe, source=source, memories=[MemoryVideo(memory, PAN)]), there)
+
+
+def test_memories_may_be_longer_or_shorter_than_the_segment(pipe):
+    for count in (1, 6, 32):
+        memory = MemoryVideo(pipe.encode(frames(1, count)), Trajectory.static(count, LENS))
+        assert edit(pipe, memories=[memory]).isfinite().all()
+
+
+def test_pictures_come_on_request(pipe):
+    result = pipe(source=frames(), generator=noise(), output_type="np")
+    assert result.frames.shape == (16, 32, 32, 3) and result.frames.dtype == np.uint8
+    assert np.array_equal(result.frames, pipe.decode(result.latents))
+    assert pipe(source=frames(), generator=noise()).frames is None
+
+
+def test_the_second_pass_is_made_only_where_it_can_differ(pipe):
+    calls = []
+    hook = pipe.transformer.register_forward_pre_hook(lambda *_: calls.append(1))
+
+    def passes(**changes):
+        calls.clear()
+        edit(pipe, num_inference_steps=2, **changes)
+        return len(calls)
+
+    try:
+        assert passes(guidance_scale=3.0) == 4
+        assert passes(guidance_scale=1.0) == 2
+        assert passes(guidance_scale=3.0, prompt="") == 2
+        assert passes(guidance_scale=3.0, prompt=" red ", negative_prompt="red") == 2
+    finally:
+        hook.remove()
+
+
+def test_the_schedule_is_shifted_exactly_once(pipe):
+    edit(pipe, num_inference_steps=4, shift=3.0)
+    even = np.linspace(1, 0, 5)
+    assert np.allclose(pipe.scheduler.sigmas, 3 * even / (1 + 2 * even))
+    edit(pipe, num_inference_steps=4, shift=1.0)  # an earlier call leaves nothing behind
+    assert np.allclose(pipe.scheduler.sigmas, even)
+
+
+@pytest.mark.parametrize("prediction", ["sample", "velocity"])
+def test_a_perfect_prediction_arrives_at_the_sample(prediction):
+    pipe = quiet(build_tiny(prediction=prediction))
+    sample = pipe.encode(frames(3))[None]
+
+    class Oracle(torch.nn.Module):
+        config, dtype, device = pipe.transformer.config, torch.float32, torch.device("cpu")
+
+        def forward(self, hidden_states, timestep, *args, **conditioning):
+            sigma = timestep.view(-1, 1, 1, 1, 1) / 1000
+            return (sample if prediction == "sample" else (hidden_states - sample) / sigma,)
+
+    pipe.transformer = Oracle()
+    result = pipe(source=frames(), num_inference_steps=5, generator=noise(), output_type="np")
+    assert torch.allclose(result.latents, sample[0], atol=1e-4)
+    assert np.array_equal(result.frames, frames(3))
+
+
+def test_callbacks_see_every_step_and_may_replace_the_latents(pipe):
+    seen = []
+
+    def look(same, step, timestep, tensors):
+        assert same is pipe
+        seen.append((step, float(timestep), tensors["latents"].shape))
+        return {"latents": torch.zeros_like(tensors["latents"])}
+
+    assert not edit(pipe, callback_on_step_end=look).any()
+    assert [step for step, _, _ in seen] == [0, 1] and seen[0][1] == 1000
+
+
+def test_saving_and_loading_changes_no_bit(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    again = quiet(MemoryV2VPipeline.from_pretrained(tmp_path))
+    assert torch.equal(edit(pipe), edit(again))
+    assert {key: again.config[key] for key in ("prediction", "shift", "area")} == {
+        "prediction": "sample",
+        "shift": 2.0,
+        "area": 1024,
+    }
+    assert not again.trained
+
+
+def test_a_model_says_whether_it_was_trained(tmp_path):
+    build_tiny(trained_steps=1000).save_pretrained(tmp_path)
+    assert MemoryV2VPipeline.from_pretrained(tmp_path).trained
+    assert not build_tiny().trained
+
+
+def test_the_published_layout_runs_on_the_same_classes(wan, tmp_path):
+    assert (wan.size_multiple, wan.segment_frames, wan.default_area) == (16, 81, 480 * 832)
+    latent = wan.encode(frames(0, 9))
+    assert latent.shape == (16, 3, 4, 4)
+    cameras = {"source_trajectory": STILL[:9], "target_trajectory": PAN[:9]}
+    memory = MemoryVideo(latent, ARC[:9])
+    result = wan(source=latent, memories=[memory], generator=noise(), output_type="np", **cameras)
+    assert result.frames.shape == (9, 32, 32, 3)
+    wan.save_pretrained(tmp_path)
+    again = quiet(MemoryV2VPipeline.from_pretrained(tmp_path))
+    assert torch.equal(result.latents, again(source=latent, memories=[memory], generator=noise(), **cameras).latents)
+
+
+def test_a_wan_latent_frame_gets_the_camera_of_every_fourth_frame(wan):
+    assert torch.allclose(wan._poses(PAN[:9])[0], torch.tensor(PAN.c2w[[0, 4, 8]], dtype=torch.float32))
+
+
+@given(st.integers(1, 200))
+def test_frames_for_is_the_smallest_number_that_fits(frames):
+    mini, wan = frames_for(1, 4), frames_for(4, 1)
+    assert mini(frames) % 4 == 0 and 0 <= mini(frames) - frames < 4
+    assert wan(frames) % 4 == 1 and 0 <= wan(frames) - frames < 4
+
+
+def frames_for(compression, patch):
+    class Sized(MemoryV2VPipeline):
+        codec = type("Codec", (), {"temporal_compression": compression})
+        transformer = type("Net", (), {"config": type("Config", (), {"patch_size": (patch, 8, 8)})})
+
+        def __init__(self):
+            pass
+
+    return Sized().frames_for
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"source": frames(0, 15)}, "takes 16 frames, got a source of 15"),
+        ({"source": frames().astype(np.float32)}, r"source must be a floating-point latent \(3, T', H', W'\).*got \(16, 32, 32, 3\)"),
+        ({"source": frames()[0]}, r"frames must be \(T, H, W, 3\) uint8, got \(32, 32, 3\)"),
+        ({"source": frames(size=36)}, "multiples of 8, got 36x36"),
+        ({"source": None, "source_trajectory": None}, "without a source num_frames, height and width are needed"),
+        ({"source": None}, "without a source"),
+        ({"height": 64}, r"must be the source's \(16, 32, 32\) or None, got \(None, 64, None\)"),
+        ({"target_trajectory": ARC[:15]}, "target_trajectory needs one camera per frame, 16, got 15"),
+        ({"source_trajectory": STILL[:1]}, "source_trajectory needs one camera per frame, 16, got 1"),
+        ({"memories": [MemoryVideo(torch.zeros(3, 16, 32, 32))]}, "memory 0 has no trajectory"),
+        ({"memories": [MemoryVideo(torch.zeros(3, 16, 32, 32), PAN[:8])]}, "memory 0 needs one camera per frame, 16, got 8"),
+        ({"memories": [MemoryVideo(torch.zeros(3, 16, 64, 32), PAN)]}, r"latent size \(32, 32\), got \(64, 32\)"),
+        ({"memories": [MemoryVideo(torch.zeros(4, 16, 32, 32), PAN)]}, r"memory 0 must be a floating-point latent"),
+        ({"memories": [MemoryVideo(torch.zeros(3, 16, 32, 32).int(), PAN)]}, "got .* torch.int32"),
+        ({"num_inference_steps": 0}, "at least 1, got 0"),
+        ({"shift": 0.0}, "positive, got 0.0"),
+        ({"prompt": ["red"]}, "one string, got list"),
+        ({"output_type": "pil"}, "'latent' or 'np', got 'pil'"),
+        ({"callback_on_step_end_tensor_inputs": ["noise"]}, r"got \['noise'\]"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_with_expected_and_got(pipe, changes, message):
+    with pytest.raises(ValueError, match=message):
+        edit(pipe, **changes)
+
+
+def test_a_prompt_without_a_text_encoder_is_refused(wan):
+    with pytest.raises(ValueError, match="no text encoder.*got 'red'"):
+        wan(source=frames(0, 9), prompt="red")
+
+
+def test_an_unknown_prediction_is_refused():
+    with pytest.raises(ValueError, match="'velocity' or 'sample', got 'epsilon'"):
+        build_tiny(prediction="epsilon")
+
+
+def test_a_segment_without_frames_is_refused(pipe):
+    with pytest.raises(ValueError, match="got 0"):
+        pipe.frames_for(0)

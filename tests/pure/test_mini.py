@@ -1,0 +1,52 @@
+import time
+
+import numpy as np
+import torch
+
+from pipeline.mini import build_mini, build_tiny
+
+
+def test_mini_is_the_model_of_the_recipe():
+    pipe = build_mini()
+    config = pipe.transformer.config
+    assert (config.num_attention_heads * config.attention_head_dim, config.num_layers) == (256, 8)
+    assert (pipe.segment_frames, pipe.default_area, pipe.size_multiple) == (16, 96 * 96, 8)
+    assert [pipe.frames_for(n) for n in (1, 4, 15, 16, 17)] == [4, 4, 16, 16, 20]
+    assert pipe.config.prediction == "sample" and not pipe.trained
+
+
+def test_mini_fits_the_repository():
+    size = sum(p.numel() * 4 for part in ("transformer", "text_encoder") for p in getattr(build_mini(), part).parameters())
+    assert size < 64 * 2**20
+
+
+def test_the_seed_decides_the_weights_and_leaves_torch_alone():
+    before = torch.random.get_rng_state()
+    first, same, other = build_tiny(3), build_tiny(3), build_tiny(4)
+    assert torch.equal(before, torch.random.get_rng_state())
+    for part in ("transformer", "text_encoder"):
+        a, b, c = (dict(getattr(pipe, part).named_parameters()) for pipe in (first, same, other))
+        assert all(torch.equal(a[name], b[name]) for name in a)
+        assert any(not torch.equal(a[name], c[name]) for name in a)
+
+
+def test_cameras_start_at_zero_on_request():
+    assert not build_mini(transformer={"num_layers": 1}, camera_std=0.0).transformer.camera_embedding.weight.any()
+
+
+def test_prompts_need_no_files_and_tell_apart():
+    pipe = build_tiny()
+    texts = [pipe.encode_prompt(text) for text in ("make the jacket red", "make the jacket blue", "", "schön")]
+    assert all(text.shape == (1, 16, 32) for text in texts)
+    assert not any(torch.equal(texts[0], other) for other in texts[1:])
+    assert not texts[2][:, 1:].any(), "behind the text there are zeros, as in Wan's pipelines"
+
+
+def test_a_tiny_edit_takes_a_fraction_of_a_second():
+    pipe = build_tiny()
+    pipe.set_progress_bar_config(disable=True)
+    frames = np.zeros((16, 32, 32, 3), np.uint8)
+    pipe(source=frames)
+    start = time.perf_counter()
+    pipe(source=frames)
+    assert time.perf_counter() - start < 1.0  # about 30 ms on an idle core

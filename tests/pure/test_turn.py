@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from jobs.turn import Turn, TurnError, parse_turn, read_trajectory, target_trajectory
+from pipeline.trajectory import PRESETS, TrajectoryError, default_intrinsics, preset
+from pipeline.trajectory_formats import write_json
+
+INTRINSICS = default_intrinsics(1.0)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_a_camera_turn_named_after_it(name: str) -> None:
+    assert parse_turn(name) == Turn(trajectory=name)
+    assert parse_turn(name).label == name
+
+
+def test_words_with_spaces_are_a_prompt_and_stay_out_of_the_name() -> None:
+    turn = parse_turn("make it: winter, with snow")
+    assert turn == Turn(prompt="make it: winter, with snow")
+    assert turn.label == "text"
+
+
+def test_a_mapping_may_hold_both_and_choose_its_input() -> None:
+    for spec in ("{trajectory: arc_left, prompt: at night, input: previous}", {"trajectory": "arc_left", "prompt": "at night", "input": "previous"}):
+        assert parse_turn(spec) == Turn(trajectory="arc_left", prompt="at night", input="previous")
+    assert parse_turn("prompt: winter") == Turn(prompt="winter")
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("pan_rigth", ["pan_rigth", "pan_right", "no preset and no file"]),
+        ("", ["empty"]),
+        ("{trajectory: pan_right, promt: x}", ["'promt'", "'prompt'"]),
+        ("{trajectory: pan_right, input: last}", ["last", "source, previous"]),
+        ("{trajectory: pan_right, span: twice}", ["twice", "exact, stretch, segment"]),
+        ("{trajectory: [1, 2]}", ["trajectory", "[1, 2]"]),
+        ("{input: previous}", ["neither a trajectory nor a prompt"]),
+        ("{trajectory: pan_right", ["YAML"]),
+    ],
+)
+def test_a_turn_that_cannot_be_understood_is_refused_in_one_line(spec: str, words: list[str]) -> None:
+    with pytest.raises(TurnError) as caught:
+        parse_turn(spec)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_trajectory_file_is_read_whole_and_its_length_must_match(tmp_path) -> None:
+    path = tmp_path / "my move.json"
+    path.write_text(write_json(preset("arc_left", 20, INTRINSICS)))
+    turn = parse_turn(str(path))
+    assert turn.label == "my_move"
+    target = target_trajectory(turn, 20, INTRINSICS, [(0, 20)])
+    np.testing.assert_allclose(target.c2w, preset("arc_left", 20, INTRINSICS).c2w, atol=1e-12)
+    with pytest.raises(TrajectoryError, match="20 poses, expected 30.*span: stretch"):
+        target_trajectory(turn, 30, INTRINSICS, [(0, 30)])
+    stretched = target_trajectory(Turn(trajectory=str(path), span="stretch"), 30, INTRINSICS, [(0, 30)])
+    np.testing.assert_allclose(stretched.c2w[-1], target.c2w[-1], atol=1e-9)
+
+
+def test_a_trajectory_with_nan_is_refused_with_its_frame_and_file(tmp_path) -> None:
+    content = json.loads(write_json(preset("pan_right", 5, INTRINSICS)))
+    content["c2w"][3][0][0] = float("nan")
+    path = tmp_path / "broken.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(TrajectoryError, match=r"broken\.json.*3"):
+        read_trajectory(str(path), INTRINSICS)
+
+
+def test_a_binary_file_is_not_taken_for_a_trajectory(tmp_path) -> None:
+    path = tmp_path / "noise.json"
+    path.write_bytes(bytes(range(128, 256)))
+    with pytest.raises(TrajectoryError, match=r"noise\.json is not a text file"):
+        read_trajectory(str(path), INTRINSICS)
+
+
+def test_a_path_may_repeat_in_every_segment() -> None:
+    target = target_trajectory(Turn(trajectory="pan_right", span="segment"), 20, INTRINSICS, [(0, 8), (8, 16), (16, 20)])
+    once = preset("pan_right", 8, INTRINSICS)
+    np.testing.assert_array_equal(target.c2w[:8], once.c2w)
+    np.testing.assert_array_equal(target.c2w[8:16], once.c2w)
+    np.testing.assert_allclose(target.c2w[19], once.c2w[-1])

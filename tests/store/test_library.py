@@ -1,0 +1,365 @@
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import lance
+import numpy as np
+import pytest
+import torch
+
+from pipeline.coverage import Sphere, coverage
+from storage.library import SCHEMA_VERSION, Library, LibraryError
+from tests.memories import DIM, PLACE, SPHERE, a_memory, edit_id
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def url(tmp_path) -> str:
+    return str(tmp_path / "library.lance")
+
+
+@pytest.fixture
+def library(url) -> Library:
+    return Library.open(url, **PLACE)
+
+
+def files_with(folder: str, marker: bytes) -> list[Path]:
+    return [path for path in Path(folder).rglob("*") if path.is_file() and marker in path.read_bytes()]
+
+
+def python(script: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+# ---- what goes in comes out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_memory_is_read_back_equal_to_the_last_bit(library, dtype):
+    put = a_memory("e", latent=torch.randn(3, 4, 8, 8).to(dtype))
+    library.commit([put])
+    [got] = library.read([put.id])
+    assert got.latent.dtype == dtype and torch.equal(got.latent, put.latent)
+    assert np.array_equal(got.trajectory.c2w, put.trajectory.c2w)
+    assert np.array_equal(got.trajectory.intrinsics, put.trajectory.intrinsics)
+    assert np.array_equal(got.descriptor, put.descriptor) and got.descriptor.dtype == np.float32
+    for name in set(vars(put)) - {"latent", "trajectory", "descriptor"}:
+        assert getattr(got, name) == getattr(put, name), name
+
+
+def test_a_latent_that_is_a_view_with_strides_is_stored_as_it_looks(library):
+    latent = torch.randn(8, 8, 4, 3).permute(3, 2, 1, 0)
+    library.commit([a_memory("e", latent=latent)])
+    assert torch.equal(library.read([edit_id("e")])[0].latent, latent)
+
+
+def test_memories_are_read_in_the_order_asked_for_large_latents_and_small_ones_mixed(library):
+    names = ["a", "b", "c", "d", "e", "f"]
+    library.commit([a_memory(name, size=128 if i % 2 else 4) for i, name in enumerate(names)])
+    order = ["d", "a", "f", "c", "a"]
+    for got, name in zip(library.read([edit_id(n) for n in order]), order, strict=True):
+        assert got.id == edit_id(name)
+        assert torch.equal(got.latent, a_memory(name, size=128 if names.index(name) % 2 else 4).latent)
+
+
+def test_candidates_come_in_the_order_asked_for_with_the_coverage_of_their_trajectories(library):
+    memories = [a_memory(i) for i in range(5)]
+    library.commit(memories)
+    library.commit([a_memory("elsewhere", source="other")])
+    picked = [memories[3], memories[0], memories[4]]
+    found = library.candidates("bikes", [memory.id for memory in picked])
+    assert found.ids == [memory.id for memory in picked]
+    assert found.turns.tolist() == [memory.turn for memory in picked]
+    assert found.segments.tolist() == [memory.segment for memory in picked]
+    assert found.starts.tolist() == [memory.start for memory in picked]
+    assert np.array_equal(found.coverage, [coverage(memory.trajectory, SPHERE) for memory in picked])
+    assert np.array_equal(found.descriptors, [memory.descriptor for memory in picked])
+    assert found.descriptors.dtype == np.float32 and found.coverage.dtype == np.uint8
+
+
+def test_no_ids_give_no_memories_and_empty_candidates(library):
+    assert library.read([]) == [] and library.memories_used([]) == {} and library.holds([]) == set()
+    assert len(library.candidates("bikes", [])) == 0
+
+
+def test_committed_and_rows_tell_what_is_there_by_source(library):
+    library.commit([a_memory(1), a_memory(2), a_memory(3, source="it's another")])
+    assert library.committed("bikes") == {edit_id(1), edit_id(2)}
+    assert library.committed("it's another") == {edit_id(3)}
+    assert library.committed("nobody") == set()
+    assert library.rows().num_rows == 3 == len(library)
+    rows = library.rows("bikes")
+    assert "latent" not in rows.column_names and set(rows["id"].to_pylist()) == {edit_id(1), edit_id(2)}
+    assert library.memories_used([edit_id(1)]) == {edit_id(1): (edit_id("x"), edit_id("y"))}
+
+
+def test_a_reader_opened_before_a_commit_sees_it(url, library):
+    reader = Library.open(url, **PLACE, create=False)
+    library.commit([a_memory(1)])
+    assert reader.read([edit_id(1)])[0].id == edit_id(1)
+    assert reader.holds([edit_id(1), edit_id(2)]) == {edit_id(1)}
+
+
+def test_a_memory_that_is_not_there_is_named(library):
+    library.commit([a_memory(1)])
+    with pytest.raises(LibraryError, match=f"lacks 1 of 2 memories, the first is {edit_id(2)}"):
+        library.read([edit_id(1), edit_id(2)])
+
+
+# ---- commits are idempotent
+
+
+def test_committing_again_in_any_company_changes_nothing(library):
+    library.commit([a_memory(1), a_memory(2)])
+    library.commit([a_memory(2, prompt="changed"), a_memory(3), a_memory(3, prompt="later"), a_memory(1)])
+    assert sorted(library.rows()["id"].to_pylist()) == sorted(map(edit_id, [1, 2, 3]))
+    assert library.read([edit_id(2)])[0].prompt == a_memory(2).prompt
+    assert library.read([edit_id(3)])[0].prompt == a_memory(3).prompt
+
+
+def test_two_processes_that_race_with_the_same_memories_leave_each_once(url, library):
+    script = """
+import random, sys
+from storage.library import Library
+from tests.memories import PLACE, a_memory
+library = Library.open(sys.argv[1], **PLACE)
+order = random.Random(int(sys.argv[2])).sample(range(24), 24)
+for at in range(0, 24, 3):
+    library.commit([a_memory(i) for i in order[at:at + 3]])
+"""
+    racers = [python(script, url, seed) for seed in "12"]
+    for racer in racers:
+        _, errors = racer.communicate(timeout=100)
+        assert racer.returncode == 0, errors
+    assert sorted(library.rows()["id"].to_pylist()) == sorted(map(edit_id, range(24)))
+
+
+def test_what_a_killed_writer_had_acknowledged_is_there_exactly_once(url, library):
+    script = """
+import itertools, sys
+from storage.library import Library
+from tests.memories import PLACE, a_memory
+library = Library.open(sys.argv[1], **PLACE)
+for i in itertools.count(int(sys.argv[2])):
+    library.commit([a_memory(f"{i}{x}", size=64) for x in "ab"])
+    print(i, flush=True)
+"""
+    acknowledged: list[int] = []
+    for life in range(2):
+        writer = python(script, url, str(1000 * life))
+        assert writer.stdout is not None
+        acknowledged += [int(writer.stdout.readline())]  # it is at work
+        time.sleep(0.3 + 0.0137 * life)
+        writer.send_signal(signal.SIGKILL)
+        acknowledged += [int(line) for line in writer.communicate()[0].split()]
+    assert len(acknowledged) > 2
+    ids = library.rows()["id"].to_pylist()
+    assert len(ids) == len(set(ids)) and len(ids) % 2 == 0, "a group is there whole or not at all"
+    wanted = [edit_id(f"{i}{x}") for i in acknowledged for x in "ab"]
+    assert set(wanted) <= set(ids)
+    for got in library.read(wanted):
+        assert got.latent.shape == (3, 4, 64, 64)
+    library.commit([a_memory(f"{acknowledged[-1] + 1}a", size=64)])  # and the next writer goes on
+    assert library.holds([edit_id(f"{acknowledged[-1] + 1}a")])
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"id": ""}, "its id is empty"),
+        ({"model": "model-b"}, "made by model 'model-b'.*holds those of 'model-a'"),
+        ({"descriptor": np.zeros(3, np.float32)}, r"shape \(3,\); expected \(8,\)"),
+        ({"latent": torch.zeros(3, 0, 8, 8)}, "is empty"),
+        ({"latent": torch.full((1, 1, 2, 2), float("nan"))}, "NaN"),
+        ({"latent": torch.zeros(1, dtype=torch.complex64)}, "complex64; expected one of"),
+        ({"scores": (0.5,)}, "2 memories but 1 scores"),
+    ],
+)
+def test_a_memory_that_does_not_fit_is_refused_and_nothing_of_its_batch_goes_in(library, changes, says):
+    with pytest.raises(LibraryError, match=says):
+        library.commit([a_memory("good"), a_memory("bad", **changes)])
+    assert len(library) == 0
+
+
+def test_a_library_of_another_model_is_refused_in_one_line(url, library):
+    with pytest.raises(LibraryError, match="holds memories of model model-a, this run uses model-b") as refused:
+        Library.open(url, **PLACE | {"model": "model-b"})
+    assert "\n" not in str(refused.value)
+
+
+def test_a_library_of_another_schema_version_descriptor_size_or_kind_is_refused(tmp_path, url, library):
+    with pytest.raises(LibraryError, match=f"descriptors of {DIM} numbers, this run makes 9"):
+        Library.open(url, **PLACE | {"descriptor_dim": 9})
+    lance.dataset(url).update_schema_metadata({"memory_v2v.schema": "0"})
+    with pytest.raises(LibraryError, match=f"schema version 0, expected {SCHEMA_VERSION}"):
+        Library.open(url, **PLACE)
+    lance.dataset(url).update_schema_metadata({"memory_v2v.schema": None})
+    with pytest.raises(LibraryError, match="not a memory-v2v library"):
+        Library.open(url, **PLACE)
+
+
+def test_a_library_that_is_a_file_or_not_there_is_refused_by_name(tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(LibraryError, match=r"notes\.txt is a file; a library is a folder"):
+        Library.open(str(tmp_path / "notes.txt"), **PLACE)
+    with pytest.raises(LibraryError, match=r"no library at .*nowhere"):
+        Library.open(str(tmp_path / "nowhere"), **PLACE, create=False)
+    assert not (tmp_path / "nowhere").exists()
+
+
+# ---- coverage belongs to a sphere
+
+
+def test_another_sphere_rebuilds_the_coverage_and_commits_go_on_with_it(url, library):
+    library.commit([a_memory(1), a_memory(2)])
+    wider = Sphere(points=1024, radius=50.0)
+    with pytest.raises(LibraryError, match="coverage of 512 points at 20.0 m, expected 1024 at 50.0 m"):
+        Library.open(url, **PLACE | {"sphere": wider}, create=False)
+    writer = Library.open(url, **PLACE | {"sphere": wider})
+    writer.commit([a_memory(3)])
+    found = Library.open(url, **PLACE | {"sphere": wider}, create=False).candidates("bikes", [*map(edit_id, [3, 1, 2])])
+    assert np.array_equal(found.coverage, [coverage(a_memory(i).trajectory, wider) for i in (3, 1, 2)])
+    assert torch.equal(writer.read([edit_id(1)])[0].latent, a_memory(1).latent)
+
+
+@pytest.mark.parametrize("without_column", [False, True])
+def test_a_rebuild_that_was_cut_off_is_finished_by_the_next_open(url, library, without_column):
+    library.commit([a_memory(1)])
+    dataset = lance.dataset(url)
+    dataset.update_schema_metadata({"memory_v2v.sphere_points": "being rebuilt"})
+    if without_column:
+        dataset.drop_columns(["coverage"])
+    found = Library.open(url, **PLACE).candidates("bikes", [edit_id(1)])
+    assert np.array_equal(found.coverage[0], coverage(a_memory(1).trajectory, SPHERE))
+
+
+# ---- damage
+
+
+@pytest.mark.parametrize("size", [8, 256], ids=["inline", "in a file of its own"])
+def test_a_flipped_byte_of_a_latent_is_found_by_its_checksum(url, library, size):
+    put = a_memory("damaged", size=size)
+    library.commit([put, a_memory("sound", size=size)])
+    raw = put.latent.view(torch.uint8).numpy().tobytes()
+    [path] = files_with(url, raw)
+    path.write_bytes(path.read_bytes().replace(raw, bytes([raw[0] ^ 1]) + raw[1:]))
+    reader = Library.open(url, **PLACE, create=False)
+    assert reader.read([edit_id("sound")])[0].id == edit_id("sound")
+    with pytest.raises(LibraryError, match=f"memory {put.id} in .* is damaged: .*expected .*; restore the library"):
+        reader.read([put.id])
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    place = tmp_path / "tiny"
+    place.mkdir()
+    mount = shutil.which("mount")
+    if (
+        mount is None
+        or subprocess.run([mount, "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], capture_output=True).returncode
+    ):
+        pytest.skip("a tmpfs of 2 MB cannot be mounted here (needs root)")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_is_an_oserror_with_the_path_and_loses_nothing_committed(tiny_disk):
+    url = str(tiny_disk / "library.lance")
+    library = Library.open(url, **PLACE)
+    safe: list[str] = []
+    with pytest.raises(OSError, match=rf"{url} \(0\.\d MB free on its disk\): .*could not be committed"):
+        for i in range(100):
+            library.commit([a_memory(i, size=100)])  # 240 KB each
+            safe.append(edit_id(i))
+    assert safe
+    reader = Library.open(url, **PLACE, create=False)
+    assert {memory.id for memory in reader.read(safe)} == set(safe)
+
+
+# ---- upkeep
+
+
+def test_compaction_keeps_every_memory_and_young_versions_and_drops_old_ones(url, library):
+    for i in range(12):
+        library.commit([a_memory(i)])
+    stale = lance.dataset(url)
+    library.compact()
+    assert len(library._dataset.get_fragments()) == 1
+    assert stale.to_table(columns=["id"]).num_rows == 12, "a reader on the version before is not disturbed"
+    library.compact(keep=timedelta(0))
+    assert len(library._dataset.versions()) == 1
+    assert len(library.read([edit_id(i) for i in range(12)])) == 12
+    library.commit([a_memory(3), a_memory("new")])
+    assert len(library) == 13 and library.committed("bikes") == set(map(edit_id, [*range(12), "new"]))
+
+
+def test_a_compacted_fragment_is_left_alone_by_the_next_compaction(url, library):
+    library.commit([a_memory(i) for i in range(64)])
+    library.compact(keep=timedelta(0))
+    before = {path.name for path in Path(url, "data").iterdir()}
+    for i in range(3):
+        library.commit([a_memory(f"late {i}")])
+    library.compact(keep=timedelta(0))
+    assert before <= {path.name for path in Path(url, "data").iterdir()}
+
+
+def test_compaction_joins_many_small_fragments_and_leaves_the_large_ones_for_ever(url, library, monkeypatch):
+    for name, rows in (("SMALL", 3), ("LARGE", 12), ("MANY", 4)):
+        monkeypatch.setattr(f"storage.library.{name}", rows)
+    large: set[int] = set()
+    for i in range(1, 61):
+        library.commit([a_memory(i, size=2)])
+        if i % 3 == 0:
+            library.compact()
+            fragments = {f.fragment_id: f.count_rows() for f in library._dataset.get_fragments()}
+            assert len(fragments) <= i // 12 + 4
+            assert large <= set(fragments), "a large fragment was copied again"
+            large = {id_ for id_, rows in fragments.items() if rows >= 12}
+    assert len(large) == 5
+    assert len(library.read([edit_id(i) for i in range(1, 61)])) == 60
+
+
+@pytest.mark.parametrize("compacted_before", [False, True])
+def test_an_erased_source_leaves_no_byte_in_any_file(url, library, compacted_before):
+    marker = b"SECRET-4711-of-a-person"
+    latent = torch.frombuffer(bytearray(marker * 4000), dtype=torch.uint8).reshape(1, 1, 1, -1)
+    source = marker.decode()
+    for i in range(4):
+        library.commit([a_memory(i, source=source, prompt=f"{source} {i}", latent=latent), a_memory(f"kept {i}")])
+    if compacted_before:
+        library.compact()
+    assert files_with(url, marker)
+    assert library.erase(source) == 4
+    assert files_with(url, marker) == []
+    assert len(library.read([edit_id(f"kept {i}") for i in range(4)])) == 4
+    assert library.erase(source) == 0 and library.committed("bikes") == {edit_id(f"kept {i}") for i in range(4)}
+    library.commit([a_memory(0, source=source)])  # it may come again
+
+
+def test_opening_a_library_is_cheap(url, library):
+    for i in range(20):
+        library.commit([a_memory(i)])
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        Library.open(url, **PLACE, create=False)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.05, f"{min(times) * 1e3:.1f} ms"

@@ -1,0 +1,258 @@
+"""Writing: whole or not at all, the same bytes every time, the source's times and sound, the right colours."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import fsspec
+import numpy as np
+import pytest
+
+from storage.publish import Panel, Used, video_id_of, write_compare, write_video
+from storage.video import VideoError, iter_frames, probe, read_frames
+from tests.generated import moving_frames, write_clip
+
+
+def sound_of(path: str) -> np.ndarray:
+    with av.open(path) as container:
+        return np.concatenate([frame.to_ndarray().reshape(-1) for frame in container.decode(audio=0)])
+
+
+def packets_of(path: str) -> list[tuple[Fraction, bytes]]:
+    with av.open(path) as container:
+        return [(p.pts * p.time_base, bytes(p)) for p in container.demux(audio=0) if p.size]
+
+
+@pytest.fixture
+def source(tmp_path):
+    return probe(write_clip(tmp_path / "source.mp4", moving_frames(50), audio="aac", rate=Fraction(30000, 1001)))
+
+
+def test_two_writes_are_byte_identical_and_carry_the_id(tmp_path, source):
+    for name in ("a.mp4", "b.mp4"):
+        write_video(str(tmp_path / name), moving_frames(50, 32, 48), source=source, video_id="0123abcd")
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+    assert video_id_of(str(tmp_path / "a.mp4")) == "0123abcd"
+    write_video(str(tmp_path / "b.mp4"), moving_frames(50, 32, 48), source=source, video_id="other")
+    assert video_id_of(str(tmp_path / "b.mp4")) == "other", "a new edit replaces the old file"
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert "creation_time" not in container.metadata and "encoder" not in container.metadata
+
+
+def test_a_file_without_an_id_has_none(tmp_path, source):
+    (tmp_path / "text.mp4").write_text("no video")
+    for path in (source.url, str(tmp_path / "none.mp4"), str(tmp_path / "text.mp4"), str(tmp_path)):
+        assert video_id_of(path) is None
+
+
+def test_rate_count_and_sound_are_the_sources(tmp_path, source):
+    path = str(tmp_path / "out.mp4")
+    write_video(path, moving_frames(50, 32, 48), source=source, video_id="x")
+    written = probe(path)
+    assert (written.frames, written.rate, written.height, written.width) == (50, source.rate, 32, 48)
+    assert written.pts is None and written.audio and abs(written.seconds - source.seconds) < Fraction(1, 1000)
+    assert packets_of(path) == packets_of(source.url), "copied, not encoded again"
+    write_video(path, moving_frames(50, 32, 48), source=source, video_id="x", audio=False)
+    assert not probe(path).audio
+
+
+def test_real_sound_is_copied_exactly(tmp_path, clips):
+    info = probe(str(clips / "bigbuckbunny.mp4"))
+    path = str(tmp_path / "out.mp4")
+    write_video(path, iter_frames(info.url, (32, 56)), source=info, video_id="x")
+    np.testing.assert_array_equal(sound_of(path), sound_of(info.url))
+
+
+def beeps(path: str) -> list[float]:
+    """Seconds from the first frame at which the sound starts after silence."""
+    with av.open(path) as container:
+        first = next(container.decode(video=0)).time
+    with av.open(path) as container:
+        frames = list(container.decode(audio=0))
+        sound = np.concatenate([frame.to_ndarray().reshape(-1, *frame.to_ndarray().shape[-1:])[0] for frame in frames])
+        loud = np.flatnonzero(np.abs(sound / np.abs(sound).max()) > 0.3)
+        starts = loud[np.flatnonzero(np.diff(loud, prepend=-10_000) > 4800)]
+        return [float(frames[0].time) - first + start / 48000 for start in starts]
+
+
+@pytest.mark.parametrize(
+    "name, codec",
+    [("a.mkv", "pcm_s16le"), ("b.mkv", "flac"), ("c.webm", "libopus"), ("d.ts", "aac"), ("e.mov", "aac")],
+)
+def test_sound_of_every_codec_arrives_in_step_and_the_same_each_time(tmp_path, name, codec):
+    video = {"codec": "libvpx-vp9"} if name.endswith("webm") else {}
+    info = probe(write_clip(tmp_path / name, moving_frames(50), audio=codec, **video))
+    for out in ("1.mp4", "2.mp4"):
+        write_video(str(tmp_path / out), moving_frames(50, 32, 48), source=info, video_id="x")
+    assert (tmp_path / "1.mp4").read_bytes() == (tmp_path / "2.mp4").read_bytes()
+    with av.open(str(tmp_path / "1.mp4")) as container:
+        assert container.streams.audio[0].codec_context.name == ("opus" if codec == "libopus" else "aac")
+    assert beeps(info.url) == pytest.approx([0.25, 1.0], abs=0.03)
+    assert beeps(str(tmp_path / "1.mp4")) == pytest.approx(beeps(info.url), abs=0.012)
+
+
+def test_a_varying_rate_keeps_every_time_stamp(tmp_path):
+    stamps = [0, 20, 90, 120, 121, 300, 330, 480]
+    info = probe(write_clip(tmp_path / "a.mp4", moving_frames(8), time_base=Fraction(1, 600), pts=stamps))
+    write_video(str(tmp_path / "out.mp4"), moving_frames(8), source=info, video_id="x")
+    written = probe(str(tmp_path / "out.mp4"))
+    assert written.pts is not None and written.seconds == info.seconds == Fraction(480 + 30, 600), "the median frame for the last"
+    assert [pts * written.time_base for pts in written.pts] == [Fraction(stamp, 600) for stamp in stamps]
+
+
+def test_flat_colours_come_back_within_three_grey_levels_and_the_file_is_tagged(tmp_path):
+    colours = [(200, 30, 40), (30, 190, 60), (20, 40, 210), (128, 128, 128), (255, 255, 255), (0, 0, 0), (240, 220, 30)]
+    frames = np.array(colours, np.uint8)[:, None, None].repeat(32, 1).repeat(48, 2)
+    info = probe(write_clip(tmp_path / "a.mp4", moving_frames(len(colours))))
+    path = str(tmp_path / "flat.mp4")
+    write_video(path, frames, source=info, video_id="x")
+    assert np.abs(read_frames(path, 0, len(colours)).astype(int) - frames).max() <= 3
+    with av.open(path) as container:
+        frame = next(container.decode(video=0))
+        assert (frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc) == (1, 1, 1, 1)
+
+
+def test_the_index_comes_first_for_the_web(tmp_path, source):
+    write_video(str(tmp_path / "out.mp4"), moving_frames(50), source=source, video_id="x")
+    data = (tmp_path / "out.mp4").read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")
+
+
+def test_other_file_systems_get_one_whole_object(tmp_path, source):
+    write_video(str(tmp_path / "out.mp4"), moving_frames(50, 32, 48), source=source, video_id="x")
+    write_video("memory://published/out.mp4", moving_frames(50, 32, 48), source=source, video_id="x")
+    with fsspec.open("memory://published/out.mp4", "rb") as file:
+        assert file.read() == (tmp_path / "out.mp4").read_bytes()
+    assert video_id_of("memory://published/out.mp4") == "x"
+
+
+# ---- what goes wrong
+
+
+def failing(frames, error):
+    yield from frames
+    raise error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("model broke"), OSError(5, "latent unreadable"), KeyboardInterrupt()])
+def test_an_error_of_the_frames_leaves_the_old_file_and_nothing_else(tmp_path, source, error):
+    path = tmp_path / "out" / "a.mp4"
+    write_video(str(path), moving_frames(50), source=source, video_id="old")
+    before = path.read_bytes()
+    with pytest.raises(type(error)) as caught:
+        write_video(str(path), failing(moving_frames(20), error), source=source, video_id="new")
+    assert caught.value is error, "the caller's error is not dressed up as one of the disk"
+    assert path.read_bytes() == before and os.listdir(path.parent) == ["a.mp4"]
+
+
+def test_wrong_frames_are_refused(tmp_path, source):
+    path = str(tmp_path / "folder" / "a.mp4")
+    for frames, reason in [
+        (moving_frames(50, 33, 48), "even sizes"),
+        (moving_frames(49), "49 frames were given, .* has 50"),
+        (moving_frames(51), "more than the 50 frames"),
+        ([], "no frames"),
+        (moving_frames(50).astype(np.float32), "expected uint8"),
+        ([*moving_frames(10), *moving_frames(40, 32, 32)], "like the first"),
+    ]:
+        with pytest.raises(VideoError, match=reason):
+            write_video(path, frames, source=source, video_id="x")
+        assert os.listdir(tmp_path / "folder") == []
+
+
+def test_what_a_killed_run_left_is_neither_a_result_nor_in_the_way(tmp_path, source):
+    code = (
+        "import os, signal, sys; from storage.publish import write_video; from storage.video import probe\n"
+        "from tests.generated import moving_frames\n"
+        "def frames():\n    yield from moving_frames(30)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "write_video(sys.argv[2], frames(), source=probe(sys.argv[1]), video_id='killed')"
+    )
+    path = tmp_path / "out" / "a[1].mp4"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code, source.url, str(path)], cwd=root, check=False)
+    assert done.returncode == -9
+    left = os.listdir(path.parent)
+    assert len(left) == 1 and left[0].startswith(".") and not left[0].endswith(".mp4"), "no player or glob takes it"
+    assert video_id_of(str(path)) is None
+    (path.parent / ".a1.mp4.000000000000.partial").write_text("somebody else's")
+    write_video(str(path), moving_frames(50), source=source, video_id="x")
+    assert sorted(os.listdir(path.parent)) == [".a1.mp4.000000000000.partial", "a[1].mp4"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, source):
+    code = (
+        "import resource, sys; from storage.publish import write_video; from storage.video import VideoError, probe\n"
+        "from tests.generated import moving_frames\n"
+        "source = probe(sys.argv[1]); resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))\n"
+        "try: write_video(sys.argv[2], moving_frames(50), source=source, video_id='x', crf=1)\n"
+        "except VideoError as error: print(error)"
+    )
+    path = tmp_path / "out" / "a.mp4"
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", code, source.url, str(path)]
+    done = subprocess.run(command, cwd=root, check=True, capture_output=True)
+    said = done.stdout.decode().strip()
+    assert said.startswith(str(path)) and "space" in said and "\n" not in said
+    assert os.listdir(path.parent) == []
+
+
+def test_a_folder_that_is_a_file_and_one_without_permission_are_named(tmp_path, source):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(VideoError, match="file/a.mp4: .*file, not a folder"):
+        write_video(str(tmp_path / "file" / "a.mp4"), moving_frames(50), source=source, video_id="x")
+    (tmp_path / "closed").mkdir(mode=0o500)
+    if os.access(tmp_path / "closed", os.W_OK):
+        pytest.skip("this user may write everywhere")
+    with pytest.raises(VideoError, match="no permission"):
+        write_video(str(tmp_path / "closed" / "a.mp4"), moving_frames(50), source=source, video_id="x")
+
+
+# ---- comparisons
+
+
+def turn_file(tmp_path, source, name, seed, height=32, width=48):
+    path = str(tmp_path / name)
+    write_video(path, moving_frames(source.frames, height, width, seed), source=source, video_id=name)
+    return path
+
+
+def test_a_comparison_shows_source_turns_and_the_memories_of_the_current_segment(tmp_path, source):
+    first, second = (turn_file(tmp_path, source, f"turn-{n}.mp4", n) for n in (1, 2))
+    panels = [
+        Panel("1 pan_right", first, (Used(0, 20, ()), Used(20, 50, ((1, 0, 10),)))),
+        Panel("2 a prompt too long for its panel, far too long for it", second,
+              (Used(0, 20, ((1, 0, 10), (1, 1, 35))), Used(20, 50, ((1, 1, 35),)))),
+    ]  # fmt: skip
+    for name in ("a.mp4", "b.mp4"):
+        write_compare(str(tmp_path / name), source, panels, video_id="cmp")
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+    path = str(tmp_path / "a.mp4")
+    written = probe(path)
+    assert (written.frames, written.rate, written.audio) == (50, source.rate, True)
+    assert video_id_of(path) == "cmp"
+    panel = 288  # turns of 32x48 are enlarged six times, to 192x288, and the source is brought to that height
+    assert written.width == 3 * panel + 2 * 2 and written.height > 192 + 14
+    for number in (5, 30):
+        shot = read_frames(path, number, number + 1)[0].astype(int)
+        for left, url in ((0, source.url), (panel + 2, first), (2 * (panel + 2), second)):
+            shown = shot[14 : 14 + 192, left : left + panel]
+            assert np.abs(shown - read_frames(url, number, number + 1, (192, panel))[0]).mean() < 4
+        row = shot[14 + 192 + 14 :]
+        assert row[:, :panel].max() < 40, "nothing under the source"
+        thumb = np.abs(row[:46, panel + 2 : panel + 2 + 70] - read_frames(first, 10, 11, (46, 70))[0]).mean()
+        assert (thumb < 12) == (number == 30), "turn 1 uses its first segment as memory from frame 20 on"
+    assert read_frames(path, 0, 1)[0, :14].max() > 150, "labels are written"
+
+
+def test_a_comparison_needs_a_turn_and_one_of_the_same_length(tmp_path, source):
+    with pytest.raises(VideoError, match="at least one turn"):
+        write_compare(str(tmp_path / "c.mp4"), source, [], video_id="x")
+    short = probe(write_clip(tmp_path / "short.mp4", moving_frames(20)))
+    with pytest.raises(VideoError, match="20 frames.* has 50"):
+        write_compare(str(tmp_path / "c.mp4"), source, [Panel("1", short.url)], video_id="x")
+    assert not (tmp_path / "c.mp4").exists()

@@ -1,0 +1,275 @@
+"""Reading: frames are the same wherever a read begins, colours are right, and bad files say what is wrong with them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tracemalloc
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import fsspec
+import numpy as np
+import pytest
+
+from storage import video
+from storage.video import VideoError, iter_frames, probe, read_frames
+from tests.generated import moving_frames, write_clip
+
+KINDS = {
+    "B-frames and long groups": ("a.mp4", {"options": {"g": "100", "bf": "3", "b-pyramid": "normal"}}),
+    "open groups": ("b.mp4", {"options": {"g": "12", "bf": "3", "x264-params": "open-gop=1:scenecut=0"}}),
+    "periodic intra refresh": ("c.mp4", {"options": {"g": "12", "x264-params": "intra-refresh=1:bframes=0"}}),
+    "varying rate": ("d.mp4", {"options": {"g": "10"}, "time_base": Fraction(1, 600),
+                               "pts": np.cumsum([0, *([20, 45, 20, 70, 24] * 12)])[:60].tolist()}),
+    "matroska": ("e.mkv", {"options": {"g": "10", "bf": "2"}, "rate": Fraction(30000, 1001)}),
+    "transport stream": ("f.ts", {"options": {"g": "10", "bf": "2"}}),
+    "VP9": ("g.webm", {"codec": "libvpx-vp9", "options": {"g": "16", "auto-alt-ref": "1", "lag-in-frames": "16"}}),
+    "only key frames": ("h.mp4", {"options": {"g": "1"}}),
+    "bare H.264": ("l.h264", {"options": {"g": "10", "bf": "2"}}),
+    "AVI": ("i.avi", {"codec": "mpeg4", "options": {"g": "10", "bf": "2"}}),
+    "MPEG-2 open groups": ("j.mp4", {"codec": "mpeg2video", "options": {"g": "12", "bf": "2"}}),
+    "HEVC": ("k.mp4", {"codec": "libx265",
+                       "options": {"x265-params": "keyint=12:bframes=4:open-gop=1:log-level=none"}}),
+}  # fmt: skip
+
+
+@pytest.fixture(params=KINDS, scope="module")
+def clip(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    name, settings = KINDS[request.param]
+    return write_clip(tmp_path_factory.mktemp("kind") / name, moving_frames(60), **settings)
+
+
+def plain_decode(path: str) -> list[np.ndarray]:
+    """What PyAV alone gives from the start; the colours are the reader's own affair, so only the brightness plane."""
+    with av.open(path) as container:
+        return [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
+
+
+def test_a_read_is_bit_equal_to_a_sequential_decode_wherever_it_begins(clip):
+    whole = np.stack(list(iter_frames(clip)))
+    assert len(whole) == 60 == len(np.unique(whole.reshape(60, -1), axis=0)), "every frame there, and different"
+    for start, stop in [(0, 1), (0, 60), (1, 3), (9, 12), (11, 14), (12, 13), (23, 40), (35, 36), (47, 50), (59, 60)]:
+        np.testing.assert_array_equal(read_frames(clip, start, stop), whole[start:stop])
+
+
+def test_the_number_of_frames_is_that_of_a_full_decode(clip):
+    assert probe(clip).frames == len(plain_decode(clip))
+
+
+@pytest.mark.parametrize("name", ["bikes.mp4", "nasa_13013.mp4", "03_blocks.mp4", "bedroom.mp4"])
+def test_real_clips_read_the_same_by_seeking(clips, name):
+    path, size = str(clips / name), (45, 80)
+    whole = np.stack(list(iter_frames(path, size)))
+    assert probe(path).frames == len(whole)
+    for start in (1, 31, len(whole) // 2, len(whole) - 5):
+        np.testing.assert_array_equal(read_frames(path, start, start + 5, size), whole[start : start + 5])
+
+
+def test_a_read_in_the_middle_of_a_long_file_decodes_only_its_own_group(tmp_path, monkeypatch):
+    path = write_clip(tmp_path / "long.mp4", moving_frames(600, 32, 48), options={"g": "20", "bf": "2"})
+    probe(path)
+    decoded = []
+    real = video._number
+    monkeypatch.setattr(video, "_number", lambda index, pts, other: decoded.append(pts) or real(index, pts, other))
+    read_frames(path, 505, 510)
+    assert 5 <= len(decoded) <= 20
+
+
+def test_a_ten_minute_video_is_never_held_in_memory(tmp_path):
+    path = write_clip(tmp_path / "long.mp4", moving_frames(300, 256, 256), options={"preset": "ultrafast"})
+    probe(path)
+    tracemalloc.start()
+    for _ in iter_frames(path):
+        pass
+    assert tracemalloc.get_traced_memory()[1] < 4 * 256 * 256 * 3, "a few frames at most"
+    tracemalloc.stop()
+
+
+def test_urls_of_other_file_systems_read_the_same(tmp_path):
+    path = write_clip(tmp_path / "a.mp4", moving_frames(30), options={"g": "10"})
+    with fsspec.open("memory://videos/a.mp4", "wb") as file:
+        file.write(Path(path).read_bytes())
+    np.testing.assert_array_equal(read_frames("memory://videos/a.mp4", 15, 22), read_frames(path, 15, 22))
+    assert probe("memory://videos/a.mp4").frames == 30
+    assert probe(f"file://{path}").frames == 30
+    with pytest.raises(VideoError, match="memory://videos/none.mp4: no such file"):
+        probe("memory://videos/none.mp4")
+
+
+def test_a_replaced_file_is_probed_again(tmp_path):
+    path = write_clip(tmp_path / "a.mp4", moving_frames(10))
+    assert probe(path).frames == 10
+    write_clip(tmp_path / "b.mp4", moving_frames(7))
+    (tmp_path / "b.mp4").replace(path)
+    assert probe(path).frames == 7
+
+
+# ---- colours
+
+FLAT = [(200, 30, 40), (30, 190, 60), (20, 40, 210), (128, 128, 128), (255, 255, 255), (0, 0, 0), (240, 220, 30)]
+
+
+@pytest.mark.parametrize("matrix", [1, 5, 6, 2])
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("height", [64, 720])
+def test_flat_colours_come_back_whatever_matrix_and_range_the_stream_has(tmp_path, matrix, full, height):
+    """The planes are computed here from the standard's numbers (Rec. 601 and 709), not by the library under test."""
+    is_709 = matrix == 1 or (matrix == 2 and height == 720)
+    kr, kb = (0.2126, 0.0722) if is_709 else (0.299, 0.114)
+    with av.open(str(tmp_path / "flat.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"qp": "1"})
+        stream.width, stream.height, stream.pix_fmt = 64, height, "yuv420p"
+        stream.codec_context.colorspace, stream.codec_context.color_range = matrix, 2 if full else 1
+        for number, colour in enumerate(FLAT):
+            r, g, b = np.array(colour) / 255
+            luma = kr * r + (1 - kr - kb) * g + kb * b
+            chroma = (b - luma) / (2 * (1 - kb)), (r - luma) / (2 * (1 - kr))
+            y = luma * 255 if full else 16 + 219 * luma
+            planes = [y, *(128 + (255 if full else 224) * c for c in chroma)]
+            frame = av.VideoFrame(64, height, "yuv420p")
+            for plane, value in zip(frame.planes, planes, strict=True):
+                plane.update(bytes([int(np.clip(round(value), 0, 255))]) * plane.buffer_size)
+            frame.pts, frame.colorspace, frame.color_range = number, matrix, 2 if full else 1
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    for size in (None, (32, 32)):
+        got = read_frames(str(tmp_path / "flat.mp4"), 0, len(FLAT), size).astype(int)
+        assert np.abs(got.mean((1, 2)) - np.array(FLAT)).max() <= 3
+
+
+def test_full_range_bt709_is_decoded_with_its_own_numbers(clips):
+    path = str(clips / "bt709_full_range.mp4")
+    with av.open(path) as container:
+        frame = next(container.decode(video=0))
+        assert (frame.colorspace, frame.color_range) == (1, 2)
+        y, u, v = (np.frombuffer(p, np.uint8).reshape(-1, p.line_size)[:, : p.width] for p in frame.planes)
+    y = y.astype(float)
+    u, v = (np.kron(c.astype(float) - 128, np.ones((2, 2))) for c in (u, v))
+    right = np.stack([y + 1.5748 * v, y - 0.1873 * u - 0.4681 * v, y + 1.8556 * u], -1).clip(0, 255)
+    as_601 = np.stack([y + 1.402 * v, y - 0.3441 * u - 0.7141 * v, y + 1.772 * u], -1).clip(0, 255)
+    as_limited = ((right - 16) * 255 / 219).clip(0, 255)
+
+    def blocks(picture):  # 8x8 means: how chroma is spread over neighbouring pixels is not the question here
+        return picture.reshape(90, 8, 160, 8, 3).mean((1, 3))
+
+    got = blocks(read_frames(path, 0, 1)[0].astype(float))
+    errors = [np.abs(got - blocks(wrong)).mean() for wrong in (right, as_601, as_limited)]
+    assert errors[0] < 1 and min(errors[1:]) > 5
+
+
+# ---- shapes
+
+
+@pytest.mark.parametrize("rotation, k", [(90, 1), (-90, 3), (180, 2)])
+def test_a_rotated_video_comes_as_a_player_shows_it(tmp_path, rotation, k):
+    upright = write_clip(tmp_path / "a.mp4", moving_frames(5))
+    turned = write_clip(tmp_path / "b.mp4", moving_frames(5), rotation=rotation)
+    info = probe(turned)
+    assert info.rotation == rotation % 360
+    assert (info.height, info.width) == ((96, 64) if k % 2 else (64, 96))
+    expected = np.rot90(read_frames(upright, 0, 5), k, axes=(1, 2))
+    np.testing.assert_array_equal(read_frames(turned, 0, 5), expected)
+    assert read_frames(turned, 0, 1, (30, 20)).shape == (1, 30, 20, 3)
+
+
+def test_oblong_pixels_become_square_ones(tmp_path):
+    path = write_clip(tmp_path / "a.mp4", moving_frames(3), aspect=Fraction(4, 3))
+    assert (probe(path).height, probe(path).width) == (64, 128)
+    assert read_frames(path, 0, 3).shape == (3, 64, 128, 3)
+
+
+def test_odd_sizes_are_read_whole(tmp_path):
+    path = write_clip(tmp_path / "a.mkv", moving_frames(3, 51, 77), codec="ffv1", pix_fmt="bgr0")
+    np.testing.assert_array_equal(read_frames(path, 0, 3), moving_frames(3, 51, 77))
+
+
+def test_times_are_exact(tmp_path, clips):
+    assert probe(str(clips / "03_blocks.mp4")).rate == Fraction(30000, 1001)
+    assert probe(str(clips / "bikes.mp4")).pts is None
+    matroska = probe(write_clip(tmp_path / "a.mkv", moving_frames(30), rate=Fraction(30000, 1001)))
+    assert matroska.pts is None and matroska.rate == Fraction(30000, 1001), "milliseconds are no varying rate"
+    varying = probe(write_clip(tmp_path / "b.mp4", moving_frames(4), time_base=Fraction(1, 600), pts=[0, 20, 90, 120]))
+    assert varying.pts is not None
+    assert [pts * varying.time_base for pts in varying.pts] == [Fraction(n, 600) for n in (0, 20, 90, 120)]
+    assert varying.audio is False
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_shortest_videos_work(tmp_path, count):
+    path = write_clip(tmp_path / "short.mp4", moving_frames(count))
+    assert probe(path).frames == count and probe(path).pts is None and probe(path).rate == 25
+    assert read_frames(path, 0, count).shape == (count, 64, 96, 3) and len(list(iter_frames(path))) == count
+
+
+# ---- bad files
+
+
+def refused(path: Path | str, reason: str) -> None:
+    with pytest.raises(VideoError, match=reason) as caught:
+        probe(str(path))
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+def test_bad_files_say_in_one_line_what_is_wrong(tmp_path):
+    refused(tmp_path / "none.mp4", "no such file")
+    refused(tmp_path, "is a folder")
+    (tmp_path / "text.mp4").write_text("this is not a video, it is a shopping list\n" * 50)
+    refused(tmp_path / "text.mp4", "not a video")
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    refused(tmp_path / "empty.mp4", "empty file")
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=48000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.sample_rate = 48000
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    refused(tmp_path / "sound.mp4", "no video stream")
+
+
+@pytest.mark.parametrize("name, front", [("index first.mp4", True), ("index last.mp4", False), ("cut.mkv", False)])
+def test_a_truncated_video_is_told_apart(tmp_path, name, front):
+    options = {"movflags": "faststart"} if front else {}
+    path = Path(write_clip(tmp_path / name, moving_frames(75), options={"g": "15"}, container_options=options))
+    probe(str(path))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    refused(path, "truncated")
+
+
+def test_a_video_of_no_frames_is_refused(tmp_path):
+    for name, codec in [("zero.mkv", "ffv1"), ("zero.mp4", "libx264"), ("zero.avi", "mpeg4")]:
+        with av.open(str(tmp_path / name), "w") as container:
+            stream = container.add_stream(codec, rate=25)
+            stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+            container.start_encoding()
+        refused(tmp_path / name, "no frames")
+
+
+def test_a_frame_that_does_not_decode_is_named(tmp_path):
+    options = {"g": "10", "bf": "0", "x264-params": "cabac=0"}
+    path = Path(write_clip(tmp_path / "damaged.mp4", moving_frames(40), options=options))
+    good = read_frames(str(path), 0, 40)
+    with av.open(str(path)) as container:
+        packet = [p for p in container.demux(video=0) if p.size][25]
+        place, size = packet.pos, packet.size
+    data = bytearray(path.read_bytes())
+    data[place + 5 : place + size] = b"\xff" * (size - 5)
+    path.write_bytes(bytes(data))
+    assert probe(str(path)).frames == 40
+    np.testing.assert_array_equal(read_frames(str(path), 0, 25), good[:25])
+    np.testing.assert_array_equal(read_frames(str(path), 30, 40), good[30:])
+    for attempt in (lambda: read_frames(str(path), 22, 28), lambda: list(iter_frames(str(path)))):
+        with pytest.raises(VideoError, match=r"damaged\.mp4: frame 25 "):
+            attempt()
+
+
+def test_a_range_outside_the_video_is_refused(tmp_path):
+    path = write_clip(tmp_path / "a.mp4", moving_frames(5))
+    for start, stop in [(0, 6), (-1, 3), (3, 3), (5, 6)]:
+        with pytest.raises(VideoError, match="frames 0 to 5"):
+            read_frames(path, start, stop)
+
+
+def test_the_module_imports_without_ray_and_lance():
+    code = "import sys, storage.video, storage.publish; assert not {'ray', 'lance'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
