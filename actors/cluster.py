@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +39,10 @@ def connect() -> None:
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS") or "local"
         local = {"include_dashboard": False} if address == "local" else {}
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
+        with warnings.catch_warnings():
+            # Ray forks only to start its own programs at once; the copy of Lance that warns never runs.
+            warnings.filterwarnings("ignore", message="lance is not fork-safe")
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
 
 
 def places(workers: int, threads: int, resources: dict[str, float]) -> Places:

@@ -26,7 +26,7 @@ def blame(error: BaseException) -> Blame:
 
 
 def one_line(error: BaseException) -> str:
-    """The error as one line. Ray appends the remote traceback to what it raises; the cause alone is what a user needs."""
+    """The error as one line: its cause alone, without the remote traceback that Ray appends."""
     cause = getattr(error, "cause", None) or error
     text = str(cause).strip()
     lines = text.splitlines() or [type(cause).__name__]

@@ -2,59 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from actors.publication import CompareVideo, TurnVideo
 from actors.setup import Setup
 from pipeline.codec import load_codec
-from pipeline.fit import Fit
 from pipeline.segments import Segment, assemble
-from storage.publish import Compared, video_id_of, write_compare, write_video
-from storage.video import VideoInfo
-
-
-def _digest(content: dict[str, object]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class TurnVideo:
-    """One file to be published: a turn's edits, in the order of their segments."""
-
-    url: str
-    ids: tuple[str, ...]
-    segments: tuple[Segment, ...]
-    source: VideoInfo
-    fit: Fit
-    size: tuple[int, int]  # (H, W) of the published picture, even
-    overlap: int
-    crf: int
-    audio: bool
-
-    @property
-    def video_id(self) -> str:
-        """sha256 of the edits and the publish settings: written into the file and looked for on a second run."""
-        sound = self.audio and self.source.audio
-        return _digest({"edits": self.ids, "size": self.size, "overlap": self.overlap, "crf": self.crf, "audio": sound})
-
-
-@dataclass(frozen=True)
-class CompareVideo:
-    """The source's `compare.mp4`: made from the published files alone."""
-
-    url: str
-    source: VideoInfo
-    turns: tuple[TurnVideo, ...]
-    labels: tuple[str, ...]
-
-    @property
-    def video_id(self) -> str:
-        return _digest({"compare": [turn.video_id for turn in self.turns], "labels": self.labels})
+from storage.publish import Panel, Used, video_id_of, write_compare, write_video
 
 
 class Publisher:
@@ -80,21 +37,25 @@ class Publisher:
         """Write a source's comparison unless it is there already; its URL. The turns' files must be published."""
         if video_id_of(video.url) == video.video_id:
             return video.url
-        # Where every possible memory is to be seen: its turn, and the frame in its middle.
+        # Where every possible memory is to be seen: (turn, segment, the frame in the segment's middle).
         place = {
-            id: (index, segment) for index, turn in enumerate(video.turns) for id, segment in zip(turn.ids, turn.segments, strict=True)
+            id: (turn, segment.index + 1, (segment.keep + segment.stop) // 2)
+            for turn, published in enumerate(video.turns, 1)
+            for id, segment in zip(published.ids, published.segments, strict=True)
         }
-        rows = self.library.memories_used(list(place))
-        turns = [
-            Compared(
+        used = self.library.memories_used(list(place))
+        panels = [
+            Panel(
                 label=label,
                 url=turn.url,
-                segments=turn.segments,
-                memories=[[place[used] for used in rows[id]] for id in turn.ids],
+                used=tuple(
+                    Used(segment.keep, segment.stop, tuple(place[memory] for memory in used[id]))
+                    for id, segment in zip(turn.ids, turn.segments, strict=True)
+                ),
             )
             for label, turn in zip(video.labels, video.turns, strict=True)
         ]
-        write_compare(video.url, video.source, turns, video_id=video.video_id)
+        write_compare(video.url, video.source, panels, video_id=video.video_id)
         return video.url
 
     def _pieces(self, video: TurnVideo) -> Iterator[tuple[Segment, np.ndarray]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -19,7 +19,9 @@ from actors.cluster import Places
 from actors.editor import Editor
 from actors.faults import blame, disk_is_full, one_line
 from actors.librarian import Librarian
-from actors.publisher import CompareVideo, Publisher, TurnVideo
+from actors.outcome import Outcome
+from actors.publication import CompareVideo, TurnVideo
+from actors.publisher import Publisher
 from actors.scheduler import Assignment, Scheduler
 from actors.setup import Setup
 from pipeline.edit import Edit
@@ -40,18 +42,6 @@ class SourceWork:
     edit: Callable[[int], Edit]
     videos: Sequence[TurnVideo]  # one per turn
     compare: CompareVideo | None
-
-
-@dataclass
-class Outcome:
-    """How a run ended."""
-
-    failed: dict[str, str] = field(default_factory=dict)  # source -> why it was given up
-    unpublished: dict[str, str] = field(default_factory=dict)  # URL of a video -> why it could not be written
-    stopped: str | None = None
-    edits: int = 0
-    seconds: float = 0.0
-    editing: float = 0.0  # seconds from the first dispatch to the last commit: without starting processes
 
 
 @dataclass
@@ -172,9 +162,7 @@ class Run:
     def _start_edit(self, assignment: Assignment) -> None:
         self._first_dispatch = self._first_dispatch or time.monotonic()
         edit = self.work[assignment.source].edit(self._index[assignment.edit])
-        account, memory = (
-            self._editors[assignment.worker].edit.options(num_returns=2).remote(edit, assignment.attempt)
-        )
+        account, memory = self._editors[assignment.worker].edit.options(num_returns=2).remote(edit, assignment.attempt)
         self._pending[account] = lambda ref: self._edit_ended(assignment, ref, memory)
 
     def _edit_ended(self, assignment: Assignment, account: Any, memory: Any) -> None:
@@ -240,7 +228,7 @@ class Run:
         try:
             ray.get(ref)
         except RayError as error:
-            self.outcome.unpublished[video.url] = one_line(error)
+            self.outcome.unpublished.append((name, one_line(error)))
             if not isinstance(error, RayTaskError):
                 self._publisher = self._start_publisher()
             elif disk_is_full(error):

@@ -92,7 +92,9 @@ def main() -> None:
             alone = ray.get(bare.run.remote(*shape, memories))
             whole = job_seconds(chain, model, config, f"{folder}/{number}")
             ratios.append(alone / whole)
-            print(f"round {number + 1}: {len(chain)} edits, bare loop {alone:.1f} s, whole job {whole:.1f} s", flush=True)
+            print(
+                f"round {number + 1}: {len(chain)} edits, bare loop {alone:.1f} s, whole job {whole:.1f} s", flush=True
+            )
     print(json.dumps({"efficiency": statistics.median(ratios)}))
 
 

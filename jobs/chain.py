@@ -36,8 +36,8 @@ def edit_id(content: dict[str, Any]) -> str:
 class Chain:
     """All edits of one source under one plan: turn-major, every edit the child of the one before it.
 
-    camera: the source's own trajectory. targets: for every turn, where its camera goes (the source's own trajectory, or
-    its input's, for a text turn). prompts: for every turn, the prompt in force. frames: per segment, what the model sees.
+    camera: the source's own trajectory. targets: where every turn's camera goes (for a text turn, its input's own
+    trajectory). frames: of every segment, as the model sees it.
     """
 
     info: VideoInfo
@@ -103,7 +103,7 @@ class Chain:
         return float(self.frames[index % len(self.segments)] * self.fit.height * self.fit.width)
 
     def edit(self, index: int) -> Edit:
-        """The edit at a place of the chain, complete. Made when it is dispatched: its ancestors' ids grow with `index`."""
+        """The edit at a place of the chain. Made when it is dispatched: its ancestors' ids grow with `index`."""
         t, s = divmod(index, len(self.segments))
         turn, segment, ids = self.turns[t], self.segments[s], self.ids
         same_turn = ids[t * len(self.segments) : index]
@@ -117,7 +117,9 @@ class Chain:
             segment=segment,
             frames=self.frames[s],
             fit=self.fit,
-            camera=_window(self.camera if turn.input == "source" or t == 0 else self.targets[t - 1], segment, self.frames[s]),
+            camera=_window(
+                self.camera if turn.input == "source" or t == 0 else self.targets[t - 1], segment, self.frames[s]
+            ),
             target=_window(self.targets[t], segment, self.frames[s]),
             prompt=self.prompts[t],
             negative_prompt=turn.negative_prompt,

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -41,7 +42,9 @@ class EditConfig:
     overlap: int = bits(0, "frames that two neighbouring segments share and cross-fade")
     # the memory
     k: int = bits(4, "memories given to an edit, at most")
-    policy: str = bits("top_k", "top_k ranks by field of view alone, greedy covers the target's view with as few as it can")
+    policy: str = bits(
+        "top_k", "top_k ranks by field of view alone, greedy covers the target's view with as few as it can"
+    )
     blend: float = bits(0.5, "lambda of VideoFOV: 1 is intersection over union, 0 is how much of the target was seen")
     radius: float = bits(20.0, "metres from the source's first camera to the sphere on which views are compared")
     points: int = bits(4096, "points of that sphere")
@@ -74,8 +77,10 @@ CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "upscale": ("none", "source"),
 }
-MINIMUM = {"overlap": 0, "k": 0, "radius": 1e-6, "points": 64, "steps": 1, "threads": 1, "workers": 0, "retries": 0,
-           "failure_budget": 0, "fingerprint_threads": 1, "crf": 0, "segment_frames": 1, "shift": 1e-6, "guidance": 0}  # fmt: skip
+MINIMUM = {
+    "segment_frames": 1, "overlap": 0, "k": 0, "radius": 1e-6, "points": 64, "steps": 1, "guidance": 0, "shift": 1e-6,
+    "threads": 1, "workers": 0, "retries": 0, "failure_budget": 0, "fingerprint_threads": 1, "crf": 0,
+}  # fmt: skip
 
 
 def fields_that(affect_bits: bool) -> list[str]:
@@ -91,12 +96,15 @@ def load_config(values: dict[str, Any] | None = None, overrides: Sequence[str] =
     assigned = dict(values or {})
     for override in overrides:
         key, _, text = override.partition("=")
-        assigned[key] = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index,call-overload]
+        # Text stays as it was typed: YAML would read a size of 0x8 as a hexadecimal number.
+        assigned[key] = text if EditConfig.__annotations__.get(key) == "str" else yaml.safe_load(text)
     config = OmegaConf.structured(EditConfig)
     for key, value in assigned.items():
         if key not in config:
             near = difflib.get_close_matches(str(key), list(config), n=1, cutoff=0.0)[0]
-            raise ConfigError(f"setting '{key}' does not exist; the nearest is '{near}' (memory-v2v edit --help lists all)")
+            raise ConfigError(
+                f"setting '{key}' does not exist; the nearest is '{near}' (memory-v2v edit --help lists all)"
+            )
         try:
             OmegaConf.update(config, key, str(value) if EditConfig.__annotations__[key] == "str" else value)
         except OmegaConfBaseException as error:
@@ -109,7 +117,9 @@ def load_config(values: dict[str, Any] | None = None, overrides: Sequence[str] =
     if not 0 <= config.blend <= 1:
         raise ConfigError(f"setting 'blend' is {config.blend!r}, expected 0 to 1")
     if config.points % 64:
-        raise ConfigError(f"setting 'points' is {config.points}, expected a multiple of 64 (coverage is packed in words)")
+        raise ConfigError(
+            f"setting 'points' is {config.points}, expected a multiple of 64 (coverage is packed in words)"
+        )
     parse_size(config.size)
     loaded: EditConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
     return loaded

@@ -1,6 +1,6 @@
 """`make demo`: render a clip of a room, edit it in three turns, say where to look.
 
-    python -m jobs.demo demo
+python -m jobs.demo demo
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ def main(folder: str) -> int:
     code = memory_v2v(["edit", str(clip), *(word for turn in TURNS for word in ("--turn", turn)), "--out", str(out)])
     if code == 0:
         [compare] = out.glob("room-*/compare.mp4")
-        print(f"\nmade in {time.monotonic() - began:.0f} s. Look at\n  {compare}  (source and turns side by side, memories below)\n"
-              f"  {compare.parent}  (one video per turn)\n  {out}/results.parquet, {out}/summary.json, {out}/library")  # fmt: skip
+        print(f"\nin {time.monotonic() - began:.0f} s. Look at")
+        print(f"  {compare}  (source and turns side by side, the memories used below)")
+        print(f"  {compare.parent}  (one video per turn)")
+        print(f"  {out}/results.parquet, {out}/summary.json, {out}/library")
     return code
 
 

@@ -1,6 +1,6 @@
 """The edit job: a plan in; edited videos, a library of memories and a table of results out.
 
-    memory-v2v edit clip.mp4 --turn pan_right --turn arc_left --out results
+memory-v2v edit clip.mp4 --turn pan_right --turn arc_left --out results
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +18,14 @@ from typing import Any
 import fsspec
 import numpy as np
 
-from actors.publisher import CompareVideo, TurnVideo
+from actors.outcome import Outcome
+from actors.publication import CompareVideo, TurnVideo
 from jobs.chain import Chain
 from jobs.config import EditConfig
 from jobs.model import resolve
-from jobs.plan import Model, Plan, make_plan
+from jobs.plan import Model, Note, Plan, make_plan
 from jobs.progress import Progress, duration
-from jobs.results import results, write_results
+from jobs.results import count_edits, results, write_results
 from jobs.turn import Turn
 from pipeline.coverage import Sphere
 from storage.library import Library
@@ -42,7 +42,7 @@ class UsageError(ValueError):
 class EditJob:
     """What `memory-v2v edit` was asked to do."""
 
-    inputs: Sequence[str | dict[str, Any]]
+    inputs: Sequence[str]
     turns: Sequence[Turn]
     out: str
     config: EditConfig = field(default_factory=EditConfig)
@@ -57,69 +57,60 @@ class EditJob:
 
 
 def edit(job: EditJob) -> int:
-    """Run the job; the exit code: 0 all done, 1 some sources failed. Raises UsageError and its like before any work."""
+    """Run the job; the exit code: 0 all done, 1 some sources failed. Raises ValueErrors of one line before any work."""
     began = time.time()
     out = _writable_folder(job.out, create=not job.dry_run)
     model = resolve(job.model)
     if not model.spec.trained:
-        _say(f"model '{job.model}' is untrained: its weights are random, so what it makes is noise (everything else is real)")
+        _say(f"model '{job.model}' is untrained: its weights are random and what it makes is noise; all else is real")
     plan = make_plan(
         job.inputs, job.turns, job.config, model,
         limit=job.limit, source_trajectory=job.source_trajectory, shots=job.shots,
     )  # fmt: skip
-    for _, line in plan.problems:
-        _say(f"skipped: {line}")
-    for url, line in plan.warnings:
-        _say(f"warning: {url}: {line}")
+    for note in plan.notes:
+        _say(f"{'skipped' if note.status == 'failed' else note.status}: {note.message}")
     library_url = library_of(job, out)
     library = _open_library(library_url, job.config, model, create=not job.dry_run)
     if job.fresh and not job.dry_run and library is not None:
         erase(plan, library, out, job.config)
     committed = {chain.name: library.committed(chain.fingerprint) if library else set() for chain in plan.chains}
     _describe(plan, committed, library, job.config, model)
-    if job.dry_run:
-        return FAILED if plan.problems else DONE
+    if job.dry_run or library is None:
+        return FAILED if plan.failed else DONE
 
-    assert library is not None
     videos = {chain.name: turn_videos(chain, out, job.config) for chain in plan.chains}
-    compares = {chain.name: compare_video(chain, videos[chain.name], out) for chain in plan.chains if job.config.compare}
-    outcome = _run(job, plan, committed, videos, compares, library_url, model)
+    outcome = _run(job.config, plan, committed, videos, library_url, model, out)
 
-    reasons = dict(outcome.failed)
-    for chain in plan.chains:
-        if chain.name in reasons:
-            _say(f"failed: {chain.url}: {reasons[chain.name]}")
-    for url, reason in outcome.unpublished.items():
-        _say(f"not published: {url}: {reason} (its edits are kept: the same command publishes it again)")
+    notes = _notes(plan, outcome)
+    for note in notes[len(plan.notes) :]:
+        _say(f"{note.status}: {note.message}")
     if outcome.stopped:
-        _say(f"stopped: {outcome.stopped} ({outcome.edits} edits committed in this run; the same command goes on from there)")
-    table = results(
-        plan.chains, library, reasons,
-        [("failed", url, line) for url, line in plan.problems] + [("warning", url, line) for url, line in plan.warnings],
-        {id: video.url for name in videos for video in videos[name] for id in video.ids},
-    )  # fmt: skip
+        _say(f"stopped: {outcome.stopped}")
+        _say(f"{outcome.edits} edits were committed in this run; the same command goes on from there")
     whole = [chain for chain in plan.chains if _is_whole(videos[chain.name])]
+    table = results(plan.chains, library, notes, {v.url: v.ids for name in videos for v in videos[name]})
     summary = {
-        "sources": {"done": len(whole), "failed": len(plan.problems) + len(plan.chains) - len(whole)},
-        "edits": dict(Counter(status for status, turn in zip(*(table[c].to_pylist() for c in ("status", "turn")), strict=True) if turn)),
+        "sources": {"done": len(whole), "failed": len(plan.chains) + len(plan.failed) - len(whole)},
+        "edits": count_edits(table),
         "edits_in_this_run": outcome.edits,
         "seconds": round(time.time() - began, 3),
         "stopped": outcome.stopped,
-        "failures": [{"source": url, "message": line} for url, line in plan.problems]
-        + [{"source": chain.url, "message": reasons[chain.name]} for chain in plan.chains if chain.name in reasons]
-        + [{"source": url, "message": line} for url, line in outcome.unpublished.items()],
-        "warnings": [{"source": url, "message": line} for url, line in plan.warnings],
+        "notes": [dataclasses.asdict(note) for note in notes],
         "turns": [dataclasses.asdict(turn) for turn in job.turns],
         "config": dataclasses.asdict(job.config),
         "model": {"name": job.model, "digest": model.digest, "trained": model.spec.trained},
         "library": library_url,
     }
-    write_results(out, table, summary)
+    try:
+        write_results(out, table, summary)
+    except (ValueError, OSError) as error:  # the edits are safe in the library
+        _say(f"failed: {error}")
+        return FAILED
     for chain in whole:
         _say(f"{chain.url}: {len(chain.turns)} turns at {_size(videos[chain.name][0])} in {out}/{chain.name}")
-    _say(f"{len(whole)} of {len(plan.chains) + len(plan.problems)} videos done, {outcome.edits} edits made; "
+    _say(f"{len(whole)} of {len(plan.chains) + len(plan.failed)} videos done, {outcome.edits} edits made; "
          f"results in {out}/results.parquet, memories in {library_url}")  # fmt: skip
-    return DONE if len(whole) == len(plan.chains) and not plan.problems else FAILED
+    return FAILED if any(note.status == "failed" for note in notes) or len(whole) < len(plan.chains) else DONE
 
 
 # ---- the parts
@@ -170,37 +161,50 @@ def erase(plan: Plan, library: Library, out: str, config: EditConfig) -> None:
                 filesystem.rm(path)
 
 
+def _notes(plan: Plan, outcome: Outcome) -> list[Note]:
+    """What the plan had to say of the sources, and then what the run has."""
+    notes = list(plan.notes)
+    for chain in plan.chains:
+        if chain.name in outcome.failed:
+            notes.append(Note("failed", chain.url, f"{chain.url}: {outcome.failed[chain.name]}"))
+    for name, reason in outcome.unpublished:
+        url = next(chain.url for chain in plan.chains if chain.name == name)
+        notes.append(Note("failed", url, f"{reason} (the edits are kept: the same command publishes them again)"))
+    return notes
+
+
 def _run(
-    job: EditJob,
+    config: EditConfig,
     plan: Plan,
     committed: dict[str, set[str]],
     videos: dict[str, list[TurnVideo]],
-    compares: dict[str, CompareVideo],
     library_url: str,
     model: Model,
-) -> Any:
+    out: str,
+) -> Outcome:
     """Carry out what is left, on Ray. What is all there already costs no cluster."""
-    from actors.run import Outcome, Run, SourceWork
-
+    compares = {c.name: compare_video(c, videos[c.name], out) for c in plan.chains if config.compare}
     todo = [
         chain
         for chain in plan.chains
         if not committed[chain.name].issuperset(chain.ids)
         or not _is_whole(videos[chain.name])
-        or (chain.name in compares and video_id_of(compares[chain.name].url) != compares[chain.name].video_id)
+        or (chain.name in compares and not _is_whole([compares[chain.name]]))
     ]
     if not todo:
         return Outcome()
 
     import ray
 
+    # Here and not at the top: the loop brings in diffusers' model code, which a finished plan can do without.
     from actors.cluster import connect, places
+    from actors.run import Run, SourceWork
     from actors.scheduler import Scheduler
     from actors.setup import Setup
 
     connect()
-    where = places(job.config.workers, job.config.threads, ray.cluster_resources())
-    scheduler = Scheduler(retries=job.config.retries, failure_budget=job.config.failure_budget)
+    where = places(config.workers, config.threads, ray.cluster_resources())
+    scheduler = Scheduler(retries=config.retries, failure_budget=config.failure_budget)
     progress = Progress()
     work = [
         SourceWork(
@@ -218,7 +222,7 @@ def _run(
         model=model.folder,
         model_digest=model.digest,
         library=library_url,
-        settings=dataclasses.asdict(job.config),
+        settings=dataclasses.asdict(config),
         device="cuda" if where.num_gpus else "cpu",
     )
     try:
@@ -256,7 +260,9 @@ def _open_library(url: str, config: EditConfig, model: Model, create: bool) -> L
     return Library.open(url, model=model.digest, sphere=sphere, descriptor_dim=DIMENSION, create=create)
 
 
-def _describe(plan: Plan, committed: dict[str, set[str]], library: Library | None, config: EditConfig, model: Model) -> None:
+def _describe(
+    plan: Plan, committed: dict[str, set[str]], library: Library | None, config: EditConfig, model: Model
+) -> None:
     """The plan in a few lines: what is done, what is left, what it may cost."""
     todo = done = 0
     for chain in plan.chains:
@@ -264,13 +270,17 @@ def _describe(plan: Plan, committed: dict[str, set[str]], library: Library | Non
         done, todo = done + there, todo + len(chain) - there
         _say(f"{chain.url}: {chain.info.frames} frames, {len(chain.segments)} segments x {len(chain.turns)} turns = "
              f"{len(chain)} edits at {chain.fit.width}x{chain.fit.height}, {there} done")  # fmt: skip
-    seconds = [row for row in (library.rows().column("seconds").to_pylist() if library else [])]
+    seconds = library.rows(columns=["seconds"])["seconds"].to_pylist() if library else []
     steps = config.steps or model.spec.steps
-    cost = f"about {duration(todo * float(np.median(seconds)))} of editor time" if seconds else f"{todo * steps} denoising steps"
+    cost = (
+        f"about {duration(todo * float(np.median(seconds)))} of editor time"
+        if seconds
+        else f"{todo * steps} denoising steps"
+    )
     _say(f"plan: {len(plan.chains)} videos, {done} edits done, {todo} to do" + (f" ({cost})" if todo else ""))
 
 
-def _is_whole(videos: Sequence[TurnVideo]) -> bool:
+def _is_whole(videos: Sequence[TurnVideo | CompareVideo]) -> bool:
     return all(video_id_of(video.url) == video.video_id for video in videos)
 
 

@@ -21,7 +21,9 @@ PLAN_KEYS = ("inputs", "turns", "out", "library", "owner", "model", "config")
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="memory-v2v", description="Video-to-video diffusion that remembers its own edits.")
+    top = argparse.ArgumentParser(
+        prog="memory-v2v", description="Video-to-video diffusion that remembers its own edits."
+    )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     settings = "\n".join(
         f"  {f.name}={f.default}".ljust(28) + f" {f.metadata['help']}" for f in dataclasses.fields(EditConfig)
@@ -29,21 +31,38 @@ def parser() -> argparse.ArgumentParser:
     edit = commands.add_parser(
         "edit",
         help="edit videos in turns, remembering what was made before",
-        description="Edit every INPUT in every turn. The same command again finds finished edits and goes on from there.",
+        description="Edit every INPUT in every turn. The same command again finds finished edits and goes on.",
         epilog=f"presets: {', '.join(PRESETS)}\n\nsettings, each given as key=value:\n{settings}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    edit.add_argument("inputs", nargs="*", metavar="INPUT", help="file, folder, glob, URL, or a .jsonl or .parquet manifest; or key=value")
-    edit.add_argument("--turn", action="append", default=[], metavar="SPEC", help="preset, trajectory file, prompt, or a YAML mapping of them")
-    edit.add_argument("--plan", metavar="FILE.yaml", help=f"a YAML file with {', '.join(PLAN_KEYS)}; the command line adds to it")
+    edit.add_argument(
+        "inputs",
+        nargs="*",
+        metavar="INPUT",
+        help="file, folder, glob, URL, or a .jsonl or .parquet manifest; or key=value",
+    )
+    edit.add_argument(
+        "--turn",
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help="preset, trajectory file, prompt, or a YAML mapping of them",
+    )
+    edit.add_argument(
+        "--plan", metavar="FILE.yaml", help=f"a YAML file with {', '.join(PLAN_KEYS)}; the command line adds to it"
+    )
     edit.add_argument("--out", metavar="DIR", help="where the videos and the tables go")
     edit.add_argument("--library", metavar="URL", help="folder of the memory libraries (default: DIR/library)")
     edit.add_argument("--owner", help="whose library (default: default)")
     edit.add_argument("--model", help="mini, or a folder in diffusers' layout (default: mini)")
     edit.add_argument("--workers", type=int, metavar="N", help="the same as workers=N")
     edit.add_argument("--limit", type=int, metavar="N", help="take only the first N videos")
-    edit.add_argument("--source-trajectory", metavar="FILE", help="how the source's own camera moves (default: it stands still)")
-    edit.add_argument("--shots", metavar="FILE", help="first frames of the source's shots after the first (default: one shot)")
+    edit.add_argument(
+        "--source-trajectory", metavar="FILE", help="how the source's own camera moves (default: it stands still)"
+    )
+    edit.add_argument(
+        "--shots", metavar="FILE", help="first frames of the source's shots after the first (default: one shot)"
+    )
     edit.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
     edit.add_argument("--fresh", action="store_true", help="forget what was made of these videos and begin anew")
     return top
@@ -51,7 +70,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 all done, 1 some failed, 2 the command could not be understood or started."""
-    given = parser().parse_args(arguments)
+    # argparse takes INPUT words only up to the first option; those that follow are ours to collect.
+    given, rest = parser().parse_known_args(arguments)
+    if unknown := [word for word in rest if word.startswith("-")]:
+        parser().error(f"unknown option {unknown[0]}; see memory-v2v edit --help")
+    given.inputs += rest
     from jobs.edit import USAGE, edit
 
     try:
@@ -73,6 +96,10 @@ def edit_job(given: argparse.Namespace) -> Any:
     inputs = [word for word in given.inputs if not _is_override(word)] or plan.get("inputs") or []
     turns = [parse_turn(spec) for spec in given.turn or plan.get("turns") or []]
     out = given.out or plan.get("out")
+    if not isinstance(inputs, list) or not all(isinstance(name, str) for name in inputs):
+        raise UsageError(
+            f"the plan's inputs are {inputs!r}, expected a list of names; for more about each use a manifest"
+        )
     if not inputs:
         raise UsageError("no INPUT was given: name a video, a folder, a glob, a manifest, or --plan FILE.yaml")
     if not out:

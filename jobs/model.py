@@ -35,12 +35,17 @@ def resolve(name: str) -> Model:
 def _mini() -> Path:
     """The folder of `mini`: built once with random weights, since no trained ones are shipped yet."""
     # Named by the code that builds it, which is cheaper to read than to import: an edit there builds a new one.
-    sources = [Path(pipeline.__path__[0]) / name for name in ("mini.py", "codec.py", "transformer.py", "memory_pipeline.py")]
+    sources = [
+        Path(pipeline.__path__[0]) / name for name in ("mini.py", "codec.py", "transformer.py", "memory_pipeline.py")
+    ]
     key = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
     folder = cache_folder() / "models" / f"mini-untrained-{key}"
     if not folder.is_dir():
+        from transformers.utils import logging
+
         from pipeline.mini import build_mini
 
+        logging.disable_progress_bar()
         folder.parent.mkdir(parents=True, exist_ok=True)
         fresh = tempfile.mkdtemp(dir=folder.parent)
         build_mini(seed=0).save_pretrained(fresh)

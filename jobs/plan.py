@@ -9,13 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import fsspec
-import numpy as np
 
 from jobs.chain import Chain
 from jobs.config import EditConfig, parse_size
 from jobs.turn import Turn, TurnError, parse_turn, read_trajectory, target_trajectory
 from pipeline.fit import fit
-from pipeline.motion import moves
+from pipeline.motion import APART, THUMBNAIL, moves
 from pipeline.segments import segments
 from pipeline.spec import ModelSpec
 from pipeline.trajectory import Trajectory, default_intrinsics
@@ -24,13 +23,25 @@ from storage.sources import SourceEntry, expand
 from storage.video import VideoInfo, probe, read_frames
 
 
+@dataclass(frozen=True)
+class Note:
+    """One line about a source as a whole: that it `failed`, or a `warning`."""
+
+    status: str
+    source: str
+    message: str
+
+
 @dataclass
 class Plan:
-    """Chains to run, and a line for every input that cannot (`problems`) or that deserves a word (`warnings`)."""
+    """Chains to run, and a note for every input that cannot, or that deserves a word."""
 
     chains: list[Chain] = field(default_factory=list)
-    problems: list[tuple[str, str]] = field(default_factory=list)
-    warnings: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+
+    @property
+    def failed(self) -> list[Note]:
+        return [note for note in self.notes if note.status == "failed"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,7 @@ class Model:
 
 
 def make_plan(
-    inputs: Sequence[str | dict],
+    inputs: Sequence[str],
     turns: Sequence[Turn],
     config: EditConfig,
     model: Model,
@@ -57,7 +68,7 @@ def make_plan(
     limit: take the first so many sources. source_trajectory, shots: files about the one source there then is.
     """
     entries, problems = expand(inputs)
-    plan = Plan(problems=list(problems))
+    plan = Plan(notes=[Note("failed", name, f"{name}: {line}") for name, line in problems])
     if limit is not None:
         entries = entries[:limit]
     if (source_trajectory or shots) and len(entries) > 1:
@@ -75,21 +86,27 @@ def make_plan(
     first: dict[str, str] = {}
     for entry, result in zip(entries, results, strict=True):
         if isinstance(result, str):
-            plan.problems.append((entry.url, result))
+            plan.notes.append(Note("failed", entry.url, result if entry.url in result else f"{entry.url}: {result}"))
             continue
         made, warnings = result
         if made.fingerprint in first:
-            same = "is listed twice" if first[made.fingerprint] == entry.url else f"holds the same bytes as {first[made.fingerprint]}"
-            plan.problems.append((entry.url, f"{entry.url} {same}: remove one of them, or give its turns a run of their own"))
+            twin = first[made.fingerprint]
+            line = f"{entry.url} holds the same bytes as {twin}, listed before it: remove one of them"
+            plan.notes.append(Note("failed", entry.url, line))
             continue
         first[made.fingerprint] = entry.url
         plan.chains.append(made)
-        plan.warnings += [(entry.url, warning) for warning in warnings]
+        plan.notes += [Note("warning", entry.url, f"{entry.url}: {warning}") for warning in warnings]
     return plan
 
 
 def _chain(
-    entry: SourceEntry, turns: Sequence[Turn], config: EditConfig, model: Model, trajectory: str | None, shots: str | None
+    entry: SourceEntry,
+    turns: Sequence[Turn],
+    config: EditConfig,
+    model: Model,
+    trajectory: str | None,
+    shots: str | None,
 ) -> tuple[Chain, list[str]]:
     info = probe(entry.url)
     if entry.turns is not None:
@@ -99,7 +116,9 @@ def _chain(
     spec = model.spec
     length = config.segment_frames or spec.segment_frames
     if length != spec.frames_for(length):
-        raise ValueError(f"segment_frames is {length}, the model takes {spec.frames_for(length)} (or fewer, by its own steps)")
+        raise ValueError(
+            f"segment_frames is {length}, the model takes {spec.frames_for(length)} (or fewer, by its own steps)"
+        )
     cuts = _read_shots(shots, info) if shots else ()
     windows = segments(info.frames, length, config.overlap, cuts)
     frame = fit((info.height, info.width), config.fit, parse_size(config.size), spec.area, spec.size_multiple)
@@ -111,8 +130,8 @@ def _chain(
             target = target_trajectory(turn, info.frames, camera.intrinsics[0], spans)
             if target.travel > config.radius / 4:
                 warnings.append(
-                    f"turn '{turn.label}' travels {target.travel:.1f} m, more than a quarter of radius={config.radius:g}: "
-                    "views are compared on that sphere, so set radius to several times the distance travelled"
+                    f"turn '{turn.label}' travels {target.travel:.1f} m, more than a quarter of the radius on which "
+                    f"views are compared ({config.radius:g} m): set radius to several times the distance travelled"
                 )
         else:
             target = targets[-1] if targets and turn.input == "previous" else camera
@@ -150,21 +169,14 @@ def _camera(info: VideoInfo, url: str | None, turns: Sequence[Turn]) -> tuple[Tr
     return camera, []
 
 
-# Pairs of neighbouring frames that the motion check looks at, spread over the source.
-LOOKS = 6
+# The motion check looks at the middle of the source, so that a long one costs no more than this.
+LOOK_SECONDS = 6
 
 
 def _plainly_moves(info: VideoInfo) -> bool:
-    step = max(1, round(float(info.rate) / 5))  # a fifth of a second apart: far enough to move, near enough to match
-    if info.frames <= step:
-        return False
-    scale = 96 / max(info.height, info.width)
-    size = (max(8, round(info.height * scale)), max(8, round(info.width * scale)))
-    pairs = []
-    for start in np.linspace(0, info.frames - 1 - step, LOOKS).astype(int):
-        frames = read_frames(info.url, int(start), int(start) + step + 1, size=size)
-        pairs.append(frames[[0, -1]])
-    return moves(pairs)
+    look = min(info.frames, round(LOOK_SECONDS * info.rate))
+    start = (info.frames - look) // 2
+    return moves(read_frames(info.url, start, start + look, size=THUMBNAIL)[:: max(1, round(APART * info.rate))])
 
 
 def _read_shots(url: str, info: VideoInfo) -> tuple[int, ...]:
@@ -172,7 +184,11 @@ def _read_shots(url: str, info: VideoInfo) -> tuple[int, ...]:
     with fsspec.open(url, "rt") as file:
         text = file.read()
     try:
-        numbers = json.loads(text) if text.lstrip().startswith("[") else [int(word) for word in text.replace(",", " ").split()]
+        numbers = (
+            json.loads(text)
+            if text.lstrip().startswith("[")
+            else [int(word) for word in text.replace(",", " ").split()]
+        )
         cuts = tuple(int(number) for number in numbers)
     except (ValueError, TypeError):
         raise ValueError(f"{url} is not a list of shot boundaries, expected frame numbers such as 30 76 137") from None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.chain import Chain
+from jobs.plan import Note
+from storage.atomic import published
 from storage.library import Library
-from storage.publish import published
 
 SCHEMA = pa.schema(
     [
@@ -40,22 +43,20 @@ SCHEMA = pa.schema(
 def results(
     chains: Sequence[Chain],
     library: Library,
-    failed: Mapping[str, str],
-    messages: Sequence[tuple[str, str, str]],
-    video: Mapping[str, str],
+    notes: Sequence[Note],
+    videos: Mapping[str, Sequence[str]],
 ) -> pa.Table:
-    """One row per edit of the plan, then one per (status, source, message) about a source as a whole.
-
-    failed: chain name → why it was given up. video: id of an edit → URL of the published file that it is part of.
-    """
+    """One row per edit of the plan, then one per note. videos: URL of a published file → the edits it is made of."""
     rows: list[dict[str, Any]] = []
+    video = {id: url for url, ids in videos.items() for id in ids}
+    failed = {note.source: note.message for note in notes if note.status == "failed"}
     for chain in chains:
         stored = {row["id"]: row for row in library.rows(chain.fingerprint).to_pylist()}
         for index, id in enumerate(chain.ids):
             turn, segment = divmod(index, len(chain.segments))
             found = stored.get(id)
             row = {
-                "status": "done" if found else "failed" if chain.name in failed else "left",
+                "status": "done" if found else "failed" if chain.url in failed else "left",
                 "source": chain.url,
                 "fingerprint": chain.fingerprint,
                 "turn": turn + 1,
@@ -65,13 +66,18 @@ def results(
                 "stop": chain.segments[segment].stop,
                 "id": id,
                 "video": video.get(id),
-                "message": None if found else failed.get(chain.name),
+                "message": None if found else failed.get(chain.url),
             }
             if found:
                 row |= {key: found[key] for key in ("memories", "scores", "seconds", "worker", "attempt", "created_at")}
             rows.append(row)
-    rows += [{"status": status, "source": source, "message": message} for status, source, message in messages]
+    rows += [dataclasses.asdict(note) for note in notes]
     return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def count_edits(table: pa.Table) -> dict[str, int]:
+    """How many edits are done, left or failed; notes do not count."""
+    return dict(Counter(row["status"] for row in table.select(["status", "id"]).to_pylist() if row["id"]))
 
 
 def write_results(folder: str, table: pa.Table, summary: dict[str, Any]) -> None:

@@ -65,13 +65,16 @@ def parse_turn(spec: str | dict[str, Any]) -> Turn:
     if isinstance(spec, str):
         spec = _mapping(spec.strip())
     if not isinstance(spec, dict):
-        raise TurnError(f"turn {spec!r} is a {type(spec).__name__}, expected a preset, a trajectory file, a prompt or a mapping")
+        raise TurnError(
+            f"turn {spec!r} is a {type(spec).__name__}, expected a preset, a trajectory file, a prompt or a mapping"
+        )
+    spec = {key: value for key, value in spec.items() if value is not None}  # a Parquet row holds every key
     for key in spec:
         if key not in KEYS:
             near = difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0.0)[0]
             raise TurnError(f"turn {spec!r} has the key '{key}', which does not exist; the nearest is '{near}'")
     for key, value in spec.items():
-        if value is not None and not isinstance(value, str):
+        if not isinstance(value, str):
             raise TurnError(f"turn {spec!r} has {key} = {value!r}, expected text")
     turn = Turn(**spec)
     if turn.input not in INPUTS:
@@ -83,8 +86,8 @@ def parse_turn(spec: str | dict[str, Any]) -> Turn:
     if turn.trajectory is not None and turn.trajectory not in PRESETS and not _exists(turn.trajectory):
         near = difflib.get_close_matches(turn.trajectory, PRESETS, n=1, cutoff=0.0)[0]
         raise TurnError(
-            f"turn '{turn.trajectory}' is no preset and no file; the nearest preset is '{near}' (all: {', '.join(PRESETS)}). "
-            "A one-word prompt is written 'prompt: WORD'"
+            f"turn '{turn.trajectory}' is no preset and no file; the nearest preset is '{near}' "
+            f"(all: {', '.join(PRESETS)}). A one-word prompt is written 'prompt: WORD'"
         )
     return turn
 
@@ -99,7 +102,7 @@ def _mapping(text: str) -> dict[str, Any]:
             raise TurnError(f"turn {text!r} is not readable YAML: {str(error).splitlines()[0]}") from None
         if isinstance(loaded, dict):
             return loaded
-    # Words between spaces are an instruction; a single word is a preset or a file, so that a typo is not taken for a prompt.
+    # Several words are an instruction; one is a preset or a file, so that a typo is not taken for a prompt.
     return {"prompt": text} if re.search(r"\s", text) and not _exists(text) else {"trajectory": text}
 
 
@@ -122,7 +125,9 @@ def read_trajectory(url: str, intrinsics: np.ndarray, camera: str = "cam01") -> 
     try:
         text = filesystem.cat_file(path).decode()
     except UnicodeDecodeError:
-        raise TrajectoryError(f"{url} is not a text file, expected a trajectory as JSON or a folder of COLMAP text") from None
+        raise TrajectoryError(
+            f"{url} is not a text file, expected a trajectory as JSON or a folder of COLMAP text"
+        ) from None
     try:
         return parse_trajectory(text, camera=camera, intrinsics=intrinsics)
     except TrajectoryError as error:

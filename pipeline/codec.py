@@ -17,6 +17,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.modeling_utils import ModelMixin
 
+from .spec import compression_of
+
 
 class Codec(Protocol):
     """What the pipeline needs of a codec. Sizes in pixels must be multiples of `spatial_compression`."""
@@ -71,10 +73,7 @@ class WanCodec:
     def __init__(self, vae: AutoencoderKLWan) -> None:
         self.vae = vae
         self.channels: int = vae.config.z_dim
-        # from the layers themselves: small test configurations leave the configuration's scale factors at the default
-        self.temporal_compression: int = 2 ** sum(vae.config.temperal_downsample)
-        patch = vae.config.patch_size or 1
-        self.spatial_compression: int = patch * 2 ** (len(vae.config.dim_mult) - 1)
+        self.temporal_compression, self.spatial_compression = compression_of(vae.config)
 
     @torch.no_grad()
     def encode(self, frames: torch.Tensor) -> torch.Tensor:

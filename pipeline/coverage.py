@@ -129,7 +129,7 @@ def popcounts(rows: NDArray[np.uint8], mask: NDArray[np.uint8] | None = None) ->
         run = slice(used[0], used[-1] + 1) if len(used) else slice(0)
         words, wanted = words[:, run], wanted[run]
     width = words.shape[1]
-    step = max(1, _CHUNK_BYTES // (8 * max(width, 1)))
+    step = max(1, min(len(rows), _CHUNK_BYTES // (8 * max(width, 1))))
     repeated = None if wanted is None else np.tile(wanted, (step, 1))  # a long inner loop, where AND is fast
     both = np.empty((step, width), dtype=np.uint64)
     ones = np.empty((step, width), dtype=np.uint8)

@@ -12,7 +12,6 @@ of reference, this segment's first source camera. Everything is a function of th
 from __future__ import annotations
 
 import html
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from diffusers.utils import BaseOutput, logging
 from diffusers.utils.torch_utils import randn_tensor
 
 from .codec import Codec, PixelCodec, codec_of
+from .spec import ModelSpec, compression_of
 from .trajectory import Trajectory
 from .transformer import ConditioningVideo, MemoryWanTransformer3DModel
 
@@ -132,33 +132,9 @@ class MemoryV2VPipeline(DiffusionPipeline):
         return codec_of(self.vae)
 
     @property
-    def trained(self) -> bool:
-        """False while the weights are random."""
-        return self.config.trained_steps > 0
-
-    @property
-    def segment_frames(self) -> int:
-        return self.config.segment_frames
-
-    @property
-    def default_area(self) -> int:
-        """Pixels of a frame."""
-        return self.config.area
-
-    @property
-    def size_multiple(self) -> int:
-        """Height and width in pixels must be multiples of this."""
-        _, height, width = self.transformer.config.patch_size
-        return self.codec.spatial_compression * math.lcm(height, width)
-
-    def frames_for(self, frames: int) -> int:
-        """The smallest number of frames, at least `frames`, that the codec and the temporal patch take."""
-        if frames < 1:
-            raise ValueError(f"a segment has at least one frame, got {frames}")
-        compression, patch = self.codec.temporal_compression, self.transformer.config.patch_size[0]
-        latent = -(-(frames - 1) // compression) + 1
-        latent = -(-latent // patch) * patch
-        return 1 + compression * (latent - 1)
+    def spec(self) -> ModelSpec:
+        """The shapes it takes and its defaults."""
+        return ModelSpec.of(self.config, self.transformer.config, compression_of(self.vae.config))
 
     def encode(self, frames: np.ndarray | torch.Tensor) -> torch.Tensor:
         """(T, H, W, 3) uint8 to the normalised latent (C, T', H', W') float32."""
@@ -333,7 +309,7 @@ class MemoryV2VPipeline(DiffusionPipeline):
             return None
         source = torch.as_tensor(source)
         if source.dtype == torch.uint8:
-            frames = self.frames_for(len(source))
+            frames = self.spec.frames_for(len(source))
             if frames != len(source):
                 raise ValueError(f"the model takes {frames} frames, got a source of {len(source)}: pad or cut it first")
             return self.encode(source)
@@ -356,11 +332,11 @@ class MemoryV2VPipeline(DiffusionPipeline):
         else:
             sizes = asked
         frames, rows, columns = sizes
-        multiple, codec = self.size_multiple, self.codec
+        multiple, codec = self.spec.size_multiple, self.codec
         if rows % multiple or columns % multiple or min(rows, columns) < 1:
             raise ValueError(f"height and width must be multiples of {multiple}, got {rows}x{columns}")
-        if frames != self.frames_for(frames):
-            raise ValueError(f"the model takes {self.frames_for(frames)} frames, got {frames}: pad or cut the clip")
+        if frames != self.spec.frames_for(frames):
+            raise ValueError(f"the model takes {self.spec.frames_for(frames)} frames, got {frames}: pad or cut the clip")
         time, scale = codec.temporal_compression, codec.spatial_compression
         return codec.channels, 1 + (frames - 1) // time, rows // scale, columns // scale
 

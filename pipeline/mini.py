@@ -41,7 +41,7 @@ PIPELINE: dict[str, Any] = {
     "guidance_scale": 1.0,  # one pass per step, until a trained model shows that guidance pays for a second
     "segment_frames": 16,
     "area": 96 * 96,
-    "text_length": 64,
+    "text_length": 128,
 }
 
 # The smallest instance of everything, for tests: an edit of two steps takes milliseconds.
@@ -54,7 +54,7 @@ TINY_TRANSFORMER: dict[str, Any] = {
     "num_layers": 2,
 }
 TINY_TEXT: dict[str, Any] = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_heads": 2, "num_layers": 1}
-TINY_PIPELINE: dict[str, Any] = {"num_inference_steps": 2, "area": 32 * 32, "text_length": 16}
+TINY_PIPELINE: dict[str, Any] = {"num_inference_steps": 2, "area": 32 * 32, "text_length": 64}
 
 
 def build_mini(

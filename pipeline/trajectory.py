@@ -200,8 +200,8 @@ def preset(name: str, length: int, intrinsics: ArrayLike) -> Trajectory:
     return Trajectory(np.concatenate([rotation, position[:, :, None]], axis=2), _floats(intrinsics, "intrinsics"))
 
 
-def _position(s: Array, x: ArrayLike = 0.0, y: ArrayLike = 0.0, z: ArrayLike = 0.0) -> Array:
-    return np.stack(np.broadcast_arrays(x + 0 * s, y + 0 * s, z + 0 * s), axis=-1)
+def _position(s: Array, x: Array | None = None, y: Array | None = None, z: Array | None = None) -> Array:
+    return np.stack([np.zeros_like(s) if part is None else part for part in (x, y, z)], axis=-1)
 
 
 def _rotation(axis_angle: Array) -> Array:
@@ -276,5 +276,5 @@ def _check(c2w: Array, intrinsics: Array) -> None:
         )
 
 
-def _first(bad: NDArray[np.bool_]) -> int | None:
-    return int(np.argmax(bad)) if bad.any() else None
+def _first(bad: ArrayLike) -> int | None:
+    return int(np.argmax(bad)) if np.any(bad) else None

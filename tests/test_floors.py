@@ -43,7 +43,9 @@ def test_every_dependency_is_pinned_in_the_constraints_file() -> None:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pinned = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    pinned = {
+        line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
+    }
     wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
     names = {word.split("[")[0].split(">")[0].split("=")[0].strip().lower() for word in wanted}
     assert names <= pinned, f"not pinned: {sorted(names - pinned)}"

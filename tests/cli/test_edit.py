@@ -46,7 +46,9 @@ def edit(tiny_model: str, tmp_path: Path, capfd: pytest.CaptureFixture) -> Calla
 
 def files(folder: Path) -> dict[str, str]:
     """Digest of every published video below a folder."""
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob("*/*.mp4"))}
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob("*/*.mp4"))
+    }
 
 
 def latents(out: Path, model: str, sphere: Sphere | None = None) -> dict[str, bytes]:
@@ -118,7 +120,9 @@ def test_a_prompt_on_the_previous_result_runs_and_remembers_its_own_turn(edit, c
     assert (tmp_path / "out").glob("*/turn-02-text.mp4")
 
 
-def test_one_perturbed_weight_renames_every_edit_and_the_old_library_refuses_it(edit, clip, tmp_path, tiny_model) -> None:
+def test_one_perturbed_weight_renames_every_edit_and_the_old_library_refuses_it(
+    edit, clip, tmp_path, tiny_model
+) -> None:
     code, said = edit(clip, "--turn", "pan_right")
     assert code == 0, said
     other = tmp_path / "perturbed"
@@ -194,7 +198,9 @@ def test_an_output_folder_that_is_a_file_or_cannot_be_made_exits_with_two(edit, 
 
 def test_a_plan_file_says_it_all_and_the_command_line_wins(edit, clip, tmp_path) -> None:
     plan = tmp_path / "plan.yaml"
-    plan.write_text(json.dumps({"inputs": [str(clip)], "turns": ["pan_right", {"prompt": "at night"}], "config": {"seed": 3}}))
+    plan.write_text(
+        json.dumps({"inputs": [str(clip)], "turns": ["pan_right", {"prompt": "at night"}], "config": {"seed": 3}})
+    )
     code, said = edit("--plan", plan, "--dry-run")
     assert code == 0 and "6 to do" in said
     code, said = edit("--plan", plan, "--turn", "arc_left", "--dry-run")
@@ -215,7 +221,9 @@ def test_what_a_turn_publishes_is_what_its_latents_decode_to(edit, clip, tmp_pat
     stored = latents(out, tiny_model)
     shape = (3, 16, *probe_size(path))
     codec = load_codec(tiny_model)
-    decoded = codec.decode(torch.frombuffer(bytearray(stored[rows[0]["id"]]), dtype=torch.float32).reshape(shape)).numpy()
+    decoded = codec.decode(
+        torch.frombuffer(bytearray(stored[rows[0]["id"]]), dtype=torch.float32).reshape(shape)
+    ).numpy()
     shown = read_frames(str(path), 0, 16)
     # Chroma is halved and both colours are rounded on the way: a few grey levels on noise.
     assert np.abs(decoded.astype(int).mean(axis=-1) - shown.astype(int).mean(axis=-1)).mean() < 12

@@ -47,7 +47,9 @@ def work(chains: list[Chain], out: Path) -> list[SourceWork]:
     for chain in chains:
         videos = turn_videos(chain, str(out), CONFIG)
         costs = [chain.cost(index) for index in range(len(chain))]
-        made.append(SourceWork(chain.name, chain.ids, costs, (), chain.edit, videos, compare_video(chain, videos, str(out))))
+        made.append(
+            SourceWork(chain.name, chain.ids, costs, (), chain.edit, videos, compare_video(chain, videos, str(out)))
+        )
     return made
 
 
@@ -125,7 +127,9 @@ def test_a_model_that_cannot_be_loaded_stops_the_run_with_its_reason(chains, set
         (4, 1, {"CPU": 64.0, "GPU": 2.0}, Places(4, 1.0, 0.5)),
     ],
 )
-def test_editors_share_a_small_machine_in_fractions_and_take_a_gpu_each_where_there_are(asked, threads, resources, expected) -> None:
+def test_editors_share_a_small_machine_in_fractions_and_take_a_gpu_each_where_there_are(
+    asked, threads, resources, expected
+) -> None:
     assert places(asked, threads, resources) == expected
 
 

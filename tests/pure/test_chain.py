@@ -21,7 +21,12 @@ INFO = VideoInfo("clips/my clip.mp4", FRAMES, 64, 64, Fraction(25), Fraction(1, 
 
 
 def chain(
-    *turns: Turn, config: EditConfig | None = None, model: str = "m", fingerprint: str = "f" * 64, cuts=(), length: int = 16
+    *turns: Turn,
+    config: EditConfig | None = None,
+    model: str = "m",
+    fingerprint: str = "f" * 64,
+    cuts=(),
+    length: int = 16,
 ) -> Chain:
     config = config or EditConfig()
     still = Trajectory.static(FRAMES, INTRINSICS)
@@ -77,7 +82,9 @@ def test_one_changed_field_that_affects_bits_renames_every_edit(name: str) -> No
 @pytest.mark.parametrize("name", fields_that(affect_bits=False))
 def test_a_changed_field_that_does_not_affect_bits_renames_none(name: str) -> None:
     default = getattr(EditConfig(), name)
-    other = {"upscale": "source", "failure_budget": 3}.get(name, not default if isinstance(default, bool) else (default or 0) + 1 if not isinstance(default, str) else None)
+    other = {"upscale": "source", "failure_budget": 3}.get(
+        name, not default if isinstance(default, bool) else (default or 0) + 1 if not isinstance(default, str) else None
+    )
     assert other is not None
     changed = dataclasses.replace(EditConfig(), **{name: other})
     assert chain(PAN, ARC).ids == chain(PAN, ARC, config=changed).ids

@@ -9,7 +9,9 @@ from jobs.config import ConfigError, EditConfig, bits_of, fields_that, load_conf
 
 def test_every_field_declares_whether_it_affects_bits_and_says_what_it_is_for() -> None:
     for field in dataclasses.fields(EditConfig):
-        assert isinstance(field.metadata.get("affects_bits"), bool), f"{field.name} does not say whether it affects bits"
+        assert isinstance(field.metadata.get("affects_bits"), bool), (
+            f"{field.name} does not say whether it affects bits"
+        )
         assert field.metadata.get("help"), f"{field.name} has no help"
 
 
@@ -22,7 +24,9 @@ def test_the_fields_that_do_not_affect_bits_are_these_and_no_others() -> None:
 
 
 def test_overrides_win_over_values_and_are_typed() -> None:
-    config = load_config({"k": 3, "steps": 4}, ["k=2", "size=96x128", "guidance=1", "failure_budget=null", "audio=false"])
+    config = load_config(
+        {"k": 3, "steps": 4}, ["k=2", "size=96x128", "guidance=1", "failure_budget=null", "audio=false"]
+    )
     assert (config.k, config.steps, config.size, config.guidance, config.audio) == (2, 4, "96x128", 1.0, False)
 
 

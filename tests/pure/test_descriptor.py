@@ -1,3 +1,4 @@
+import re
 import sys
 
 import av
@@ -24,7 +25,7 @@ def test_a_descriptor_is_a_unit_vector_and_repeats(rendered):
 
 def test_the_same_scene_is_nearer_than_another(rendered):
     first, later = describe(rendered[0][:2]), describe(rendered[0][2:])
-    assert first @ later > 0.9 > first @ describe(rendered[1])
+    assert first @ later > 0.97 > 0.93 > first @ describe(rendered[1])
 
 
 def test_a_single_frame_has_a_descriptor(rendered):
@@ -42,10 +43,10 @@ def test_real_clips_are_told_apart(clips):
         assert early @ late > 0.8 > 0.6 > max(others), name
 
 
-@pytest.mark.parametrize("frames", [np.zeros((0, 8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint8), np.zeros((2, 8, 8, 3))])
-def test_what_is_not_a_clip_is_refused_with_what_it_is(frames):
-    with pytest.raises(ValueError, match=r"expected|must be \(T, H, W, 3\) uint8"):
-        describe(frames)
+@pytest.mark.parametrize(("shape", "dtype"), [((0, 8, 8, 3), "uint8"), ((8, 8, 3), "uint8"), ((2, 8, 8, 3), "float32")])
+def test_what_is_not_a_clip_is_refused_with_what_it_is(shape, dtype):
+    with pytest.raises(ValueError, match=rf"{re.escape(str(shape))} torch.{dtype}"):
+        describe(np.zeros(shape, dtype))
 
 
 def test_a_missing_network_says_what_to_install(monkeypatch, rendered):

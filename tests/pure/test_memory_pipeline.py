@@ -2,8 +2,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipeline.memory_pipeline import MemoryV2VPipeline, MemoryVideo
 from pipeline.mini import build_tiny
@@ -190,17 +188,26 @@ def test_saving_and_loading_changes_no_bit(pipe, tmp_path):
         "shift": 2.0,
         "area": 1024,
     }
-    assert not again.trained
+    assert not again.spec.trained
+
+
+def test_a_model_in_half_precision_still_samples_in_float32(tmp_path, pipe):
+    pipe.save_pretrained(tmp_path)
+    half = quiet(MemoryV2VPipeline.from_pretrained(tmp_path, torch_dtype=torch.bfloat16))
+    assert half.transformer.dtype == torch.bfloat16
+    latents = edit(half)
+    assert latents.dtype == torch.float32 and (latents - edit(pipe)).abs().mean() < 0.05
+    assert np.array_equal(half.decode(half.encode(frames())), frames())
 
 
 def test_a_model_says_whether_it_was_trained(tmp_path):
     build_tiny(trained_steps=1000).save_pretrained(tmp_path)
-    assert MemoryV2VPipeline.from_pretrained(tmp_path).trained
-    assert not build_tiny().trained
+    assert MemoryV2VPipeline.from_pretrained(tmp_path).spec.trained
+    assert not build_tiny().spec.trained
 
 
 def test_the_published_layout_runs_on_the_same_classes(wan, tmp_path):
-    assert (wan.size_multiple, wan.segment_frames, wan.default_area) == (16, 81, 480 * 832)
+    assert (wan.spec.size_multiple, wan.spec.segment_frames, wan.spec.area) == (16, 81, 480 * 832)
     latent = wan.encode(frames(0, 9))
     assert latent.shape == (16, 3, 4, 4)
     cameras = {"source_trajectory": STILL[:9], "target_trajectory": PAN[:9]}
@@ -216,29 +223,11 @@ def test_a_wan_latent_frame_gets_the_camera_of_every_fourth_frame(wan):
     assert torch.allclose(wan._poses(PAN[:9])[0], torch.tensor(PAN.c2w[[0, 4, 8]], dtype=torch.float32))
 
 
-@given(st.integers(1, 200))
-def test_frames_for_is_the_smallest_number_that_fits(frames):
-    mini, wan = frames_for(1, 4), frames_for(4, 1)
-    assert mini(frames) % 4 == 0 and 0 <= mini(frames) - frames < 4
-    assert wan(frames) % 4 == 1 and 0 <= wan(frames) - frames < 4
-
-
-def frames_for(compression, patch):
-    class Sized(MemoryV2VPipeline):
-        codec = type("Codec", (), {"temporal_compression": compression})
-        transformer = type("Net", (), {"config": type("Config", (), {"patch_size": (patch, 8, 8)})})
-
-        def __init__(self):
-            pass
-
-    return Sized().frames_for
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"source": frames(0, 15)}, "takes 16 frames, got a source of 15"),
-        ({"source": frames().astype(np.float32)}, r"source must be a floating-point latent \(3, T', H', W'\).*got \(16, 32, 32, 3\)"),
+        ({"source": frames() / 255.0}, r"floating-point latent \(3, T', H', W'\).*got \(16, 32, 32, 3\)"),
         ({"source": frames()[0]}, r"frames must be \(T, H, W, 3\) uint8, got \(32, 32, 3\)"),
         ({"source": frames(size=36)}, "multiples of 8, got 36x36"),
         ({"source": None, "source_trajectory": None}, "without a source num_frames, height and width are needed"),
@@ -247,7 +236,7 @@ def frames_for(compression, patch):
         ({"target_trajectory": ARC[:15]}, "target_trajectory needs one camera per frame, 16, got 15"),
         ({"source_trajectory": STILL[:1]}, "source_trajectory needs one camera per frame, 16, got 1"),
         ({"memories": [MemoryVideo(torch.zeros(3, 16, 32, 32))]}, "memory 0 has no trajectory"),
-        ({"memories": [MemoryVideo(torch.zeros(3, 16, 32, 32), PAN[:8])]}, "memory 0 needs one camera per frame, 16, got 8"),
+        ({"memories": [MemoryVideo(torch.zeros(3, 16, 32, 32), PAN[:8])]}, "memory 0 needs one camera .*16, got 8"),
         ({"memories": [MemoryVideo(torch.zeros(3, 16, 64, 32), PAN)]}, r"latent size \(32, 32\), got \(64, 32\)"),
         ({"memories": [MemoryVideo(torch.zeros(4, 16, 32, 32), PAN)]}, r"memory 0 must be a floating-point latent"),
         ({"memories": [MemoryVideo(torch.zeros(3, 16, 32, 32).int(), PAN)]}, "got .* torch.int32"),
@@ -271,8 +260,3 @@ def test_a_prompt_without_a_text_encoder_is_refused(wan):
 def test_an_unknown_prediction_is_refused():
     with pytest.raises(ValueError, match="'velocity' or 'sample', got 'epsilon'"):
         build_tiny(prediction="epsilon")
-
-
-def test_a_segment_without_frames_is_refused(pipe):
-    with pytest.raises(ValueError, match="got 0"):
-        pipe.frames_for(0)

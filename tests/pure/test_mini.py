@@ -10,14 +10,16 @@ def test_mini_is_the_model_of_the_recipe():
     pipe = build_mini()
     config = pipe.transformer.config
     assert (config.num_attention_heads * config.attention_head_dim, config.num_layers) == (256, 8)
-    assert (pipe.segment_frames, pipe.default_area, pipe.size_multiple) == (16, 96 * 96, 8)
-    assert [pipe.frames_for(n) for n in (1, 4, 15, 16, 17)] == [4, 4, 16, 16, 20]
-    assert pipe.config.prediction == "sample" and not pipe.trained
+    spec = pipe.spec
+    assert (spec.segment_frames, spec.area, spec.size_multiple) == (16, 96 * 96, 8)
+    assert [spec.frames_for(n) for n in (1, 4, 15, 16, 17)] == [4, 4, 16, 16, 20]
+    assert pipe.config.prediction == "sample" and not pipe.spec.trained
 
 
 def test_mini_fits_the_repository():
-    size = sum(p.numel() * 4 for part in ("transformer", "text_encoder") for p in getattr(build_mini(), part).parameters())
-    assert size < 64 * 2**20
+    pipe = build_mini()
+    parameters = [*pipe.transformer.parameters(), *pipe.text_encoder.parameters()]
+    assert sum(4 * each.numel() for each in parameters) < 64 * 2**20
 
 
 def test_the_seed_decides_the_weights_and_leaves_torch_alone():
@@ -37,7 +39,7 @@ def test_cameras_start_at_zero_on_request():
 def test_prompts_need_no_files_and_tell_apart():
     pipe = build_tiny()
     texts = [pipe.encode_prompt(text) for text in ("make the jacket red", "make the jacket blue", "", "schön")]
-    assert all(text.shape == (1, 16, 32) for text in texts)
+    assert all(text.shape == (1, 64, 32) for text in texts)
     assert not any(torch.equal(texts[0], other) for other in texts[1:])
     assert not texts[2][:, 1:].any(), "behind the text there are zeros, as in Wan's pipelines"
 
@@ -50,3 +52,9 @@ def test_a_tiny_edit_takes_a_fraction_of_a_second():
     start = time.perf_counter()
     pipe(source=frames)
     assert time.perf_counter() - start < 1.0  # about 30 ms on an idle core
+
+
+def test_a_prompt_that_is_too_long_is_read_in_part_and_says_so(caplog):
+    pipe = build_tiny()
+    assert torch.equal(pipe.encode_prompt("a" * 70)[:, :60], pipe.encode_prompt("a" * 80)[:, :60])
+    assert "71 tokens, only the first 64 are read" in caplog.text

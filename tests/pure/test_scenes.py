@@ -51,7 +51,7 @@ def test_walking_ahead_shortens_depth_by_the_way_walked():
 
 
 def test_two_cameras_agree_on_the_same_points():
-    # Every pixel of the first view, moved by its depth into the second, is at the second's depth wherever it is seen.
+    # A pixel of the first view, moved by its depth into the second, is what the second sees there or lies behind it.
     path = preset("arc_left", 2, LENS)
     _, depth = view(path, height=96, width=128)
     fx, fy, cx, cy = LENS
@@ -63,7 +63,9 @@ def test_two_cameras_agree_on_the_same_points():
     inside = (u > 0.02) & (u < 0.98) & (v > 0.02) & (v < 0.98)
     assert inside.mean() > 0.3
     there = depth[1].numpy()[(v[inside] * 96).astype(int), (u[inside] * 128).astype(int)]
-    assert (np.abs(there - local[..., 2][inside]) < 0.12).mean() > 0.9
+    behind = local[..., 2][inside] - there
+    assert (np.abs(behind) < 0.12).mean() > 0.8
+    assert (behind > -0.12).mean() > 0.97
 
 
 def test_shadows_are_soft_because_the_lamp_has_an_extent():

@@ -137,8 +137,9 @@ def test_rotary_positions_equal_the_stock_table_on_integers():
 def test_a_coarse_token_sits_at_the_centre_of_what_it_covers():
     # centre of patches 0 and 1 is .5: half the angle of position 1, in rows and columns; time is shifted as a whole
     model = MemoryWanTransformer3DModel(**WAN)
-    coarse = torch.atan2(*reversed(model._rotary((1, 1, 1), (1, 2, 2), 3, torch.device("cpu")))).flatten()
-    cos, sin = (table[0, :, 0].view(4, 2, 2, -1) for table in model._rotary((4, 2, 2), (1, 1, 1), 0, torch.device("cpu")))
+    here = torch.device("cpu")
+    coarse = torch.atan2(*reversed(model._rotary((1, 1, 1), (1, 2, 2), 3, here))).flatten()
+    cos, sin = (table[0, :, 0].view(4, 2, 2, -1) for table in model._rotary((4, 2, 2), (1, 1, 1), 0, here))
     fine = torch.atan2(sin[3, 1, 1], cos[3, 1, 1])
     t_dim = model.rope.t_dim
     assert torch.allclose(coarse[:t_dim], fine[:t_dim])
@@ -223,3 +224,17 @@ def test_published_shapes_build_on_the_meta_device():
         model = MemoryWanTransformer3DModel(num_attention_heads=12, ffn_dim=8960, num_layers=30)
     assert model.tokenizers["1x4x4"].weight.shape == (1536, 16, 1, 8, 8)
     assert model.camera_embedding.weight.shape == (1536, 12)
+
+
+def test_a_base_in_half_precision_stays_as_it_is():
+    base = stock().to(torch.bfloat16)
+    base.condition_embedder.time_embedder.float()
+    model = MemoryWanTransformer3DModel.from_base(base).eval()
+    kinds = {name: value.dtype for name, value in model.state_dict().items()}
+    assert {name: value.dtype for name, value in base.state_dict().items()}.items() <= kinds.items()
+    assert {dtype for name, dtype in kinds.items() if name.startswith(NEW)} == {torch.bfloat16}
+    latent, t, text = inputs()
+    half = latent.bfloat16()
+    memory = ConditioningVideo(half, poses(3))
+    output = predict(model, half, t, text.bfloat16(), memories=[memory], target_poses=poses(3))
+    assert output.dtype == torch.bfloat16 and output.isfinite().all()

@@ -25,7 +25,10 @@ def test_words_with_spaces_are_a_prompt_and_stay_out_of_the_name() -> None:
 
 
 def test_a_mapping_may_hold_both_and_choose_its_input() -> None:
-    for spec in ("{trajectory: arc_left, prompt: at night, input: previous}", {"trajectory": "arc_left", "prompt": "at night", "input": "previous"}):
+    for spec in (
+        "{trajectory: arc_left, prompt: at night, input: previous}",
+        {"trajectory": "arc_left", "prompt": "at night", "input": "previous"},
+    ):
         assert parse_turn(spec) == Turn(trajectory="arc_left", prompt="at night", input="previous")
     assert parse_turn("prompt: winter") == Turn(prompt="winter")
 
@@ -80,7 +83,9 @@ def test_a_binary_file_is_not_taken_for_a_trajectory(tmp_path) -> None:
 
 
 def test_a_path_may_repeat_in_every_segment() -> None:
-    target = target_trajectory(Turn(trajectory="pan_right", span="segment"), 20, INTRINSICS, [(0, 8), (8, 16), (16, 20)])
+    target = target_trajectory(
+        Turn(trajectory="pan_right", span="segment"), 20, INTRINSICS, [(0, 8), (8, 16), (16, 20)]
+    )
     once = preset("pan_right", 8, INTRINSICS)
     np.testing.assert_array_equal(target.c2w[:8], once.c2w)
     np.testing.assert_array_equal(target.c2w[8:16], once.c2w)

@@ -101,7 +101,7 @@ def test_a_varying_rate_keeps_every_time_stamp(tmp_path):
     info = probe(write_clip(tmp_path / "a.mp4", moving_frames(8), time_base=Fraction(1, 600), pts=stamps))
     write_video(str(tmp_path / "out.mp4"), moving_frames(8), source=info, video_id="x")
     written = probe(str(tmp_path / "out.mp4"))
-    assert written.pts is not None and written.seconds == info.seconds == Fraction(480 + 30, 600), "the median frame for the last"
+    assert written.pts is not None and written.seconds == info.seconds == Fraction(480 + 30, 600)
     assert [pts * written.time_base for pts in written.pts] == [Fraction(stamp, 600) for stamp in stamps]
 
 
@@ -182,6 +182,19 @@ def test_what_a_killed_run_left_is_neither_a_result_nor_in_the_way(tmp_path, sou
     (path.parent / ".a1.mp4.000000000000.partial").write_text("somebody else's")
     write_video(str(path), moving_frames(50), source=source, video_id="x")
     assert sorted(os.listdir(path.parent)) == [".a1.mp4.000000000000.partial", "a[1].mp4"]
+
+
+def test_of_two_writers_of_one_file_one_wins_whole_and_the_other_says_so(tmp_path, source):
+    path = str(tmp_path / "out" / "a.mp4")
+
+    def frames():
+        yield from moving_frames(25)
+        write_video(path, moving_frames(50, seed=1), source=source, video_id="second")
+        yield from moving_frames(25)
+
+    with pytest.raises(VideoError, match="a.mp4: "):
+        write_video(path, frames(), source=source, video_id="first")
+    assert video_id_of(path) == "second" and probe(path).frames == 50 and os.listdir(tmp_path / "out") == ["a.mp4"]
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, source):

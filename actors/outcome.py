@@ -1,0 +1,17 @@
+"""How a run ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Outcome:
+    """What a run did; what it could not do, and why."""
+
+    failed: dict[str, str] = field(default_factory=dict)  # source -> why it was given up
+    unpublished: list[tuple[str, str]] = field(default_factory=list)  # (source, why a video of it was not written)
+    stopped: str | None = None
+    edits: int = 0
+    seconds: float = 0.0
+    editing: float = 0.0  # seconds from the first dispatch to the last commit: without starting processes

@@ -1,0 +1,79 @@
+"""Files that are there whole or not at all.
+
+A file grows under a temporary name beside its own, is flushed to the disk and then renamed; on an object store it is
+put in one piece. Whoever reads it sees the old one or the new one, whenever the writer is killed.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import fsspec
+
+from storage.video import VideoError, local_path
+
+
+class CallersError(Exception):
+    """Carries an error that is not about writing past the handlers of what is; it arrives as its own cause."""
+
+
+@contextmanager
+def published(url: str) -> Iterator[str]:
+    """A local path to write to; it becomes the file at `url` if the block ends well and vanishes if it does not."""
+    target = local_path(url)
+    with _reported(url):
+        if target is None:
+            fs, remote = fsspec.core.url_to_fs(url)
+            with tempfile.TemporaryDirectory(prefix="memory-v2v-") as folder:
+                path = os.path.join(folder, "video.mp4")
+                yield path
+                fs.put_file(path, remote)
+            return
+        final = Path(target).absolute()
+        final.parent.mkdir(parents=True, exist_ok=True)
+        # Of a name of its own, so that two writers never share a file; what a killed one left is cleared here, and
+        # a writer whose file was cleared fails on renaming instead of publishing something else's half.
+        for stale in final.parent.glob(f".{glob.escape(final.name)}.*.partial"):
+            stale.unlink(missing_ok=True)
+        temporary = final.parent / f".{final.name}.{secrets.token_hex(6)}.partial"
+        try:
+            yield str(temporary)
+            _flush(temporary)
+            os.replace(temporary, final)
+            _flush(final.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _reported(url: str) -> Iterator[None]:
+    """Turns what the disk or store refuses into one line; leaves the caller's own errors alone."""
+    try:
+        yield
+    except VideoError:
+        raise
+    except CallersError as failed:
+        assert failed.__cause__ is not None
+        raise failed.__cause__ from None
+    except PermissionError as error:
+        raise VideoError(f"{url}: no permission to write it; change the folder's mode or choose another") from error
+    except (NotADirectoryError, FileExistsError) as error:
+        raise VideoError(f"{url}: a part of its path is a file, not a folder; choose another folder") from error
+    except (OSError, av.FFmpegError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise VideoError(f"{url}: cannot be written ({reason}); check the free space and the folder") from error

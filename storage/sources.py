@@ -1,0 +1,189 @@
+"""What a person names on the command line becomes a list of sources: files, folders, globs, URLs, manifests.
+
+A manifest is JSONL or Parquet with one source a row: `url`, and where wanted `trajectory` (the source's own camera, a
+file), `shots` (a file) and `turns` (a list of what --turn takes: strings or mappings). Paths in it are relative to its
+own folder and stay inside: a manifest may come from somewhere else, and must not name this machine's other files. URLs
+of other file systems (s3://...) are as they are. What is wrong with one entry is reported, and the others go on.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import json
+import os
+import posixpath
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import pyarrow.parquet as pq
+
+from storage.video import local_path
+
+VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv", ".3gp")
+MANIFESTS = (".jsonl", ".ndjson", ".parquet")
+COLUMNS = ("url", "trajectory", "shots", "turns")
+
+
+@dataclass(frozen=True)
+class SourceEntry:
+    """One source to edit. url: a path or fsspec URL. trajectory, shots: paths or URLs of files, or None.
+    turns: the entry's own turns (strings or mappings), or None for those of the command."""
+
+    url: str
+    trajectory: str | None = None
+    shots: str | None = None
+    turns: tuple[str | Mapping[str, Any], ...] | None = None
+
+
+Problem = tuple[str, str]  # the input or "manifest:row", and a line on what is wrong with it
+
+
+def expand(inputs: Sequence[str]) -> tuple[list[SourceEntry], list[Problem]]:
+    """The sources that `inputs` name, in their order, and what could not be expanded.
+
+    A file is taken whatever its name; a folder gives the videos in it (by extension, sorted, not below); a pattern what
+    it matches, sorted. Whether a file really is a video is for storage.video.probe to say."""
+    entries: list[SourceEntry] = []
+    problems: list[Problem] = []
+    for name in inputs:
+        try:
+            for found in _expanded(name):
+                (entries if isinstance(found, SourceEntry) else problems).append(found)  # type: ignore[arg-type]
+        except FileNotFoundError:
+            problems.append((name, "no such file or folder; check the path"))
+        except PermissionError:
+            problems.append((name, "no permission to read it; change its mode or run as its owner"))
+        except (OSError, ValueError, ImportError) as error:
+            problems.append((name, f"cannot be read: {_line(error)}"))
+    return entries, problems
+
+
+def _expanded(name: str) -> Iterator[SourceEntry | Problem]:
+    path = local_path(name)
+    if _is_pattern(name, path):
+        matches = sorted(glob.glob(path)) if path is not None else _remote_glob(name)
+        if not matches:
+            yield name, "the pattern matches nothing; check it, and quote it for the shell"
+        for match in matches:
+            yield from _expanded(match)
+    elif _is_folder(name, path):
+        videos = [child for child in _children(name, path) if child.lower().endswith(VIDEOS)]
+        if not videos:
+            yield name, f"no video in this folder; expected files that end in {', '.join(VIDEOS)}"
+        yield from (SourceEntry(child) for child in videos)
+    elif name.lower().endswith(MANIFESTS):
+        yield from _manifest(name)
+    elif path is not None and not os.path.exists(path):
+        raise FileNotFoundError(name)
+    else:
+        yield SourceEntry(name)
+
+
+def _is_pattern(name: str, path: str | None) -> bool:
+    # A file that exists is itself, also with brackets in its name.
+    return any(mark in name for mark in "*?[") and not (path is not None and os.path.lexists(path))
+
+
+def _is_folder(name: str, path: str | None) -> bool:
+    if path is not None:
+        return os.path.isdir(path)
+    if posixpath.splitext(name)[1]:
+        return False  # saves a request per file; a remote folder with a dot in its name can be given with a final slash
+    fs, remote = fsspec.core.url_to_fs(name)
+    return fs.isdir(remote)
+
+
+def _children(name: str, path: str | None) -> list[str]:
+    if path is not None:
+        children = (os.path.join(name, child) for child in os.listdir(path))
+        return sorted(child for child in children if os.path.isfile(local_path(child) or child))
+    fs, remote = fsspec.core.url_to_fs(name)
+    return sorted(fs.unstrip_protocol(about["name"]) for about in fs.ls(remote, detail=True) if about["type"] == "file")
+
+
+def _remote_glob(name: str) -> list[str]:
+    fs, remote = fsspec.core.url_to_fs(name)
+    return sorted(fs.unstrip_protocol(match) for match in fs.glob(remote))
+
+
+def _manifest(name: str) -> Iterator[SourceEntry | Problem]:
+    with fsspec.open(name, "rb") as file:
+        data = file.read()
+    count = 0
+    for number, row in _rows(name, data):
+        count += 1
+        where = f"{name}:{number}"
+        try:
+            if isinstance(row, ValueError):
+                raise row
+            yield _entry(row, name)
+        except ValueError as error:
+            yield where, _line(error)
+    if not count:
+        yield name, "the manifest has no rows; give one source a row, with a column url"
+
+
+def _rows(name: str, data: bytes) -> Iterator[tuple[int, Any]]:
+    """(number from 1, row): of the line in JSONL, of the row in Parquet. A ValueError in place of a broken row."""
+    if name.lower().endswith(".parquet"):
+        try:
+            rows = pq.read_table(io.BytesIO(data)).to_pylist()
+        except Exception as error:  # pyarrow has many kinds for a file that is not Parquet
+            raise ValueError(f"not a Parquet file ({_line(error)})") from error
+        yield from enumerate(rows, 1)
+        return
+    for number, line in enumerate(data.decode("utf-8-sig").splitlines(), 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except ValueError as error:
+                yield number, ValueError(f"not JSON ({error}); each line is one object with a url")
+
+
+def _entry(row: Any, manifest: str) -> SourceEntry:
+    if not isinstance(row, Mapping):
+        raise ValueError(f"is {type(row).__name__}, expected an object with the columns {', '.join(COLUMNS)}")
+    unknown = sorted(set(row) - set(COLUMNS))
+    if unknown:
+        raise ValueError(f"unknown column {unknown[0]!r}; a manifest has {', '.join(COLUMNS)}")
+    if not row.get("url"):
+        raise ValueError("no url; every row names a video")
+    turns = row.get("turns")
+    if turns is not None:
+        if not isinstance(turns, (list, tuple)) or not turns:
+            raise ValueError(f"turns is {turns!r}, expected a list with at least one turn")
+        wrong = [turn for turn in turns if not isinstance(turn, (str, Mapping))]
+        if wrong:
+            raise ValueError(f"turn {wrong[0]!r} is neither a string nor a mapping")
+    urls = {column: _inside(row[column], column, manifest) for column in COLUMNS[:3] if row.get(column)}
+    return SourceEntry(**urls, turns=None if turns is None else tuple(turns))
+
+
+def _inside(path: Any, column: str, manifest: str) -> str:
+    """The URL that a manifest's path means; ValueError where it leaves the manifest's folder."""
+    if not isinstance(path, str):
+        raise ValueError(f"{column} is {path!r}, expected a path or URL as a string")
+    if "::" in path:
+        raise ValueError(f"{column} {path!r} chains file systems, which a manifest may not; name the file itself")
+    if "://" in path and not path.startswith(("file:", "local:")):
+        return path
+    home = manifest.rpartition("/")[0]
+    remedy = "put the file into the manifest's folder, or name it on the command line"
+    if path.startswith(("file:", "local:", "/", "~")) or os.path.isabs(path):
+        raise ValueError(f"{column} {path!r} is an absolute path, which a manifest may not name; {remedy}")
+    if ".." in path.replace("\\", "/").split("/"):
+        raise ValueError(f"{column} {path!r} climbs out of the manifest's folder with '..'; {remedy}")
+    joined = f"{home}/{path}" if home or manifest.startswith("/") else path
+    here = local_path(manifest)
+    if here is not None:
+        root = os.path.realpath(os.path.dirname(here) or ".")
+        if os.path.commonpath([root, os.path.realpath(local_path(joined) or joined)]) != root:
+            raise ValueError(f"{column} {path!r} is a link out of the manifest's folder; {remedy}")
+    return joined
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,136 @@
+"""Every kind of input becomes sources in order, and one bad entry never costs the good ones."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from storage.sources import SourceEntry, expand
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b.mp4", "a.MOV", "notes.txt", "c.webm", "sub/d.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    return tmp_path
+
+
+def urls(*inputs: object) -> list[str]:
+    entries, problems = expand([str(name) for name in inputs])
+    assert problems == []
+    return [entry.url for entry in entries]
+
+
+def problem(*inputs: object) -> str:
+    entries, problems = expand([str(name) for name in inputs])
+    assert entries == [] and len(problems) == 1 and "\n" not in problems[0][1]
+    return ": ".join(problems[0])
+
+
+def test_files_folders_and_patterns_in_the_order_given(folder):
+    assert urls(folder / "notes.txt") == [str(folder / "notes.txt")], "a named file is taken whatever its name"
+    assert urls(folder) == [str(folder / name) for name in ("a.MOV", "b.mp4", "c.webm")]
+    assert urls(folder / "c.webm", folder / "*.mp4", folder / "*" / "*.mp4") == [
+        str(folder / name) for name in ("c.webm", "b.mp4", "sub/d.mp4")
+    ]
+    assert urls(f"file://{folder}/b.mp4") == [f"file://{folder}/b.mp4"]
+
+
+def test_a_file_with_brackets_in_its_name_is_itself(folder):
+    (folder / "take[1].mp4").write_bytes(b"")
+    assert urls(folder / "take[1].mp4") == [str(folder / "take[1].mp4")]
+
+
+def test_other_file_systems_have_files_folders_and_patterns_too():
+    for name in ("x.mp4", "y.mp4", "z.txt"):
+        with fsspec.open(f"memory://sources/{name}", "wb") as file:
+            file.write(b"")
+    both = ["memory:///sources/x.mp4", "memory:///sources/y.mp4"]
+    assert urls("memory://sources") == urls("memory://sources/") == both
+    assert urls("memory://sources/*.mp4") == both
+    assert urls("memory://sources/x.mp4") == ["memory://sources/x.mp4"]
+    assert "matches nothing" in problem("memory://sources/*.mkv")
+
+
+def test_what_is_not_there_is_named_and_the_rest_goes_on(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    entries, problems = expand([str(folder / name) for name in ("none.mp4", "b.mp4", "*.xyz", "empty")])
+    assert [entry.url for entry in entries] == [str(folder / "b.mp4")]
+    assert [name for name, _ in problems] == [str(folder / "none.mp4"), str(folder / "*.xyz"), str(folder / "empty")]
+    for (_, line), reason in zip(problems, ("no such", "matches nothing", "no video"), strict=True):
+        assert reason in line
+
+
+def test_manifests_of_both_kinds_say_the_same(folder):
+    rows = [
+        {"url": "b.mp4", "trajectory": "sub/cam.json", "shots": None, "turns": ["pan_right", "make it night"]},
+        {"url": "s3://bucket/v.mp4", "trajectory": None, "shots": "shots.txt", "turns": None},
+    ]
+    (folder / "plan.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
+    pq.write_table(pa.Table.from_pylist(rows), folder / "plan.parquet")
+    expected = [
+        SourceEntry(f"{folder}/b.mp4", f"{folder}/sub/cam.json", None, ("pan_right", "make it night")),
+        SourceEntry("s3://bucket/v.mp4", None, f"{folder}/shots.txt", None),
+    ]
+    for name in ("plan.jsonl", "plan.parquet"):
+        assert expand([str(folder / name)]) == (expected, [])
+    turn = {"trajectory": "arc_left", "prompt": "at night"}
+    (folder / "maps.jsonl").write_text(json.dumps({"url": "b.mp4", "turns": [turn]}))
+    assert expand([str(folder / "maps.jsonl")])[0][0].turns == (turn,)
+
+
+def test_a_manifest_in_the_working_folder_or_on_another_file_system_has_its_own_folder(folder, monkeypatch):
+    (folder / "plan.jsonl").write_text('{"url": "b.mp4"}')
+    monkeypatch.chdir(folder)
+    assert urls("plan.jsonl") == ["b.mp4"]
+    with fsspec.open("memory://manifests/plan.jsonl", "wb") as file:
+        file.write(b'{"url": "sub/b.mp4"}')
+    assert urls("memory://manifests/plan.jsonl") == ["memory://manifests/sub/b.mp4"]
+
+
+@pytest.mark.parametrize(
+    "row, reason",
+    [
+        ({"url": "/etc/passwd"}, "absolute"),
+        ({"url": "file:///etc/passwd"}, "absolute"),
+        ({"url": "~/secret.mp4"}, "absolute"),
+        ({"url": "../other/b.mp4"}, "climbs out"),
+        ({"url": "sub/../../b.mp4"}, "climbs out"),
+        ({"url": "sub\\..\\..\\b.mp4"}, "climbs out"),
+        ({"url": "b.mp4", "trajectory": "../cam.json"}, "trajectory .* climbs out"),
+        ({"url": "b.mp4", "shots": "/shots.txt"}, "shots .* absolute"),
+        ({"url": "simplecache::file:///etc/passwd"}, "chains"),
+        ({"url": "link.mp4"}, "link out"),
+        ({"url": "b.mp4", "prmopt": "x"}, "unknown column 'prmopt'"),
+        ({"trajectory": "cam.json"}, "no url"),
+        ({"url": 5}, "expected a path"),
+        ({"url": "b.mp4", "turns": "pan_right"}, "expected a list"),
+        ({"url": "b.mp4", "turns": []}, "at least one turn"),
+        ({"url": "b.mp4", "turns": [3]}, "neither a string nor a mapping"),
+        (["b.mp4"], "expected an object"),
+    ],
+)
+def test_a_bad_row_is_named_and_the_others_go_on(folder, row, reason):
+    (folder / "inside").mkdir()
+    (folder / "inside" / "b.mp4").write_bytes(b"")
+    (folder / "inside" / "link.mp4").symlink_to(folder / "c.webm")
+    plan = folder / "inside" / "plan.jsonl"
+    plan.write_text("\n".join(['{"url": "b.mp4"}', json.dumps(row), "{broken", '{"url": "b.mp4"}']))
+    entries, problems = expand([str(plan)])
+    assert [entry.url for entry in entries] == [f"{folder}/inside/b.mp4"] * 2
+    assert [name for name, _ in problems] == [f"{plan}:2", f"{plan}:3"]
+    assert re.search(reason, problems[0][1]) and "not JSON" in problems[1][1]
+
+
+def test_a_manifest_of_nothing_is_a_problem(folder):
+    (folder / "empty.jsonl").write_text("\n")
+    assert "no rows" in problem(folder / "empty.jsonl")
+    (folder / "text.parquet").write_text("not parquet")
+    assert "not a Parquet file" in problem(folder / "text.parquet")
+    assert "no such file" in problem(folder / "none.jsonl")
