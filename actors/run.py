@@ -95,9 +95,9 @@ class Run:
         for source in self.work.values():
             for turn in range(len(source.videos)):
                 self._publish_if_whole(source, turn)
-        if not self.scheduler.finished:
-            for _ in range(self.places.workers):
-                self._start_editor()
+        # A source has one edit in flight at most, so more editors than sources would only wait.
+        for _ in range(min(self.places.workers, self.scheduler.sources.left)):
+            self._start_editor()
         try:
             self._loop()
         except KeyboardInterrupt:

@@ -51,6 +51,12 @@ def files(folder: Path) -> dict[str, str]:
     }
 
 
+def table(out: Path) -> tuple[list[dict], list[dict]]:
+    """Rows of results.parquet: about edits, and about sources as a whole."""
+    rows = read_results(str(out)).to_pylist()
+    return [row for row in rows if row["id"]], [row for row in rows if not row["id"]]
+
+
 def latents(out: Path, model: str, sphere: Sphere | None = None) -> dict[str, bytes]:
     library = Library.open(
         f"{out}/library/default.lance", model=folder_digest(model), sphere=sphere or Sphere(), descriptor_dim=DIMENSION, create=False
@@ -73,7 +79,8 @@ def test_three_turns_give_three_videos_a_comparison_a_library_and_a_table(edit, 
         info = probe(str(path))
         assert (info.frames, info.rate, info.audio) == (source.frames, source.rate, True)
         assert info.height % 2 == 0 and abs(info.width / info.height - 64 / 48) < 0.1
-    rows = read_results(str(out)).to_pylist()
+    rows, notes = table(out)
+    assert [note["status"] for note in notes] == ["warning"] and "camera moves" in notes[0]["message"]
     assert [(row["turn"], row["segment"], row["status"]) for row in rows] == [
         (turn, segment, "done") for turn in (1, 2, 3) for segment in (0, 1, 2)
     ]
@@ -100,21 +107,30 @@ def test_three_turns_give_three_videos_a_comparison_a_library_and_a_table(edit, 
     assert code == 0 and "6 edits done, 3 to do" in said
 
 
-def test_one_two_and_four_workers_make_the_same_latents_and_videos(edit, clip, tmp_path, tiny_model) -> None:
-    other = write_clip(tmp_path / "other.mp4", moving_frames(20, 48, 64, seed=1), rate=24)
+def test_one_two_and_four_workers_and_a_fresh_start_make_the_same_latents_and_videos(
+    edit, tmp_path, tiny_model
+) -> None:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for number, frames in enumerate((40, 20, 4, 4)):
+        write_clip(folder / f"{number}.mp4", moving_frames(frames, 48, 64, seed=number), rate=24)
     made = []
-    for workers in (1, 2, 4):
-        code, said = edit(clip, other, *TURNS[:4], "--workers", str(workers), out=f"out{workers}")
-        assert code == 0, said
-        made.append((latents(tmp_path / f"out{workers}", tiny_model), files(tmp_path / f"out{workers}")))
+    for out, words in (
+        ("one", ["--workers", "1"]),
+        ("two", ["--workers", "2"]),
+        ("one", ["--workers", "4", "--fresh"]),
+    ):
+        code, said = edit(folder, *TURNS[:4], *words, out=out)
+        assert code == 0 and "14 edits made" in said, said
+        made.append((latents(tmp_path / out, tiny_model), files(tmp_path / out)))
     assert made[0] == made[1] == made[2]
-    assert len(made[0][0]) == 2 * 3 + 2 * 2 and len(made[0][1]) == 6
+    assert len(made[0][0]) == 2 * (3 + 2 + 1 + 1) and len(made[0][1]) == 4 * 3
 
 
 def test_a_prompt_on_the_previous_result_runs_and_remembers_its_own_turn(edit, clip, tmp_path) -> None:
     code, said = edit(clip, "--turn", "pan_right", "--turn", "{prompt: a red jacket, input: previous}", "overlap=4")
     assert code == 0, said
-    rows = read_results(str(tmp_path / "out")).to_pylist()
+    rows, _ = table(tmp_path / "out")
     text = [row for row in rows if row["turn"] == 2]
     assert text[0]["memories"] == [] and text[2]["memories"][0] == text[1]["id"], "the preceding segment comes first"
     assert (tmp_path / "out").glob("*/turn-02-text.mp4")
@@ -140,14 +156,6 @@ def test_one_perturbed_weight_renames_every_edit_and_the_old_library_refuses_it(
     assert code == 0 and "0 edits done, 3 to do" in said
 
 
-def test_fresh_makes_the_same_edits_again(edit, clip, tmp_path, tiny_model) -> None:
-    assert edit(clip, "--turn", "pan_right")[0] == 0
-    first = latents(tmp_path / "out", tiny_model), files(tmp_path / "out")
-    code, said = edit(clip, "--turn", "pan_right", "--fresh")
-    assert code == 0 and "3 edits made" in said
-    assert (latents(tmp_path / "out", tiny_model), files(tmp_path / "out")) == first
-
-
 def test_a_folder_with_bad_files_among_good_ones_finishes_the_good_ones(edit, clip, tmp_path) -> None:
     folder = tmp_path / "corpus"
     folder.mkdir()
@@ -161,7 +169,7 @@ def test_a_folder_with_bad_files_among_good_ones_finishes_the_good_ones(edit, cl
     (folder / "g_empty.mp4").write_bytes(b"")
     code, said = edit(folder, "--turn", "pan_right", tmp_path / "missing.mp4")
     assert code == 1
-    for name in ("b_text", "c_truncated", "d_copy", "g_empty", "missing"):
+    for name in ("b_text.mp4", "c_truncated.mp4", "d_copy.mp4", "g_empty.mp4", "missing.mp4"):
         lines = [line for line in said.splitlines() if line.startswith("skipped") and name in line]
         assert len(lines) == 1, said
     out = tmp_path / "out"
@@ -217,7 +225,7 @@ def test_what_a_turn_publishes_is_what_its_latents_decode_to(edit, clip, tmp_pat
 
     out = tmp_path / "out"
     [path] = out.glob("*/turn-01-*.mp4")
-    rows = read_results(str(out)).to_pylist()
+    rows, _ = table(out)
     stored = latents(out, tiny_model)
     shape = (3, 16, *probe_size(path))
     codec = load_codec(tiny_model)
@@ -225,8 +233,12 @@ def test_what_a_turn_publishes_is_what_its_latents_decode_to(edit, clip, tmp_pat
         torch.frombuffer(bytearray(stored[rows[0]["id"]]), dtype=torch.float32).reshape(shape)
     ).numpy()
     shown = read_frames(str(path), 0, 16)
-    # Chroma is halved and both colours are rounded on the way: a few grey levels on noise.
-    assert np.abs(decoded.astype(int).mean(axis=-1) - shown.astype(int).mean(axis=-1)).mean() < 12
+    # On noise the halved chroma is lost and takes some brightness with it; what remains is plainly the same picture.
+    luma = np.array([0.2126, 0.7152, 0.0722])
+    alike = [
+        np.corrcoef((decoded[i] @ luma).ravel(), (shown[j] @ luma).ravel())[0, 1] for i, j in ((0, 0), (9, 9), (0, 9))
+    ]
+    assert min(alike[:2]) > 0.8 > 0.5 > alike[2], alike
 
 
 def probe_size(path: Path) -> tuple[int, int]:
