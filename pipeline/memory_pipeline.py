@@ -336,7 +336,7 @@ class MemoryV2VPipeline(DiffusionPipeline):
         if rows % multiple or columns % multiple or min(rows, columns) < 1:
             raise ValueError(f"height and width must be multiples of {multiple}, got {rows}x{columns}")
         if frames != self.spec.frames_for(frames):
-            raise ValueError(f"the model takes {self.spec.frames_for(frames)} frames, got {frames}: pad or cut the clip")
+            raise ValueError(f"the model takes {self.spec.frames_for(frames)} frames, got {frames}: pad or cut it")
         time, scale = codec.temporal_compression, codec.spatial_compression
         return codec.channels, 1 + (frames - 1) // time, rows // scale, columns // scale
 

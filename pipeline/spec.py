@@ -40,7 +40,7 @@ class ModelSpec:
 
     @classmethod
     def read(cls, folder: str | Path) -> ModelSpec:
-        """From a folder in diffusers' layout. Raises FileNotFoundError, KeyError, ValueError where it is none of ours."""
+        """From a folder in diffusers' layout. Raises OSError, KeyError, ValueError where it is none of ours."""
         read = lambda name: json.loads((Path(folder) / name).read_text())  # noqa: E731
         vae = read("vae/config.json")
         return cls.of(read("model_index.json"), read("transformer/config.json"), compression_of(vae))

@@ -7,6 +7,7 @@ any company, changes nothing; reads look at the latest version and verify every 
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Collection, Sequence
@@ -104,9 +105,13 @@ class Library:
             self._dataset.checkout_latest()
             self._dataset.merge_insert("id").when_not_matched_insert_all().execute(rows)
         except OSError as error:
+            # Of a full disk Lance may only say that a blob came out too short; who catches this must know it is full.
+            free = _free(self.url)
+            code = errno.ENOSPC if free is not None and free < 2 * rows.nbytes else error.errno
             raise OSError(
-                f"library {self.url}{_free(self.url)}: {len(unique)} memories could not be committed: {error}; free "
-                "space or mend the permissions and run the same command again, what was committed before is safe"
+                code,
+                f"library {self.url}{_megabytes(free)}: {len(unique)} memories could not be committed: {error}; free "
+                "space or mend the permissions and run the same command again, what was committed before is safe",
             ) from error
 
     def compact(self, keep: timedelta = KEEP) -> None:
@@ -244,7 +249,7 @@ def _create(
     except OSError as error:
         if "already exists" not in str(error):  # else another process was quicker: its library is as good
             raise OSError(
-                f"library {url}{_free(url)} cannot be created: {error}; check space and permissions"
+                f"library {url}{_megabytes(_free(url))} cannot be created: {error}; check space and permissions"
             ) from error
     dataset = _open(url, storage_options)
     if dataset is None:
@@ -296,10 +301,14 @@ def _metadata(dataset: lance.LanceDataset) -> dict[str, str]:
     return {key.decode(): value.decode() for key, value in (dataset.schema.metadata or {}).items()}
 
 
-def _free(url: str) -> str:
-    """What a local disk has left: of a full one Lance may only say that a blob came out too short."""
+def _free(url: str) -> int | None:
+    """Bytes left on a local library's disk; None for an object store."""
     place = os.path.dirname(os.path.abspath(url))
-    return f" ({shutil.disk_usage(place).free / 1e6:.1f} MB free on its disk)" if os.path.isdir(place) else ""
+    return shutil.disk_usage(place).free if os.path.isdir(place) else None
+
+
+def _megabytes(free: int | None) -> str:
+    return "" if free is None else f" ({free / 1e6:.1f} MB free on its disk)"
 
 
 def _quoted(text: str) -> str:

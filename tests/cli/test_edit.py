@@ -58,9 +58,9 @@ def table(out: Path) -> tuple[list[dict], list[dict]]:
 
 
 def latents(out: Path, model: str, sphere: Sphere | None = None) -> dict[str, bytes]:
-    library = Library.open(
-        f"{out}/library/default.lance", model=folder_digest(model), sphere=sphere or Sphere(), descriptor_dim=DIMENSION, create=False
-    )  # fmt: skip
+    url = f"{out}/library/default.lance"
+    sphere = sphere or Sphere()
+    library = Library.open(url, model=folder_digest(model), sphere=sphere, descriptor_dim=DIMENSION, create=False)
     ids = library.rows().column("id").to_pylist()
     return {memory.id: memory.latent.numpy().tobytes() for memory in library.read(ids)}
 

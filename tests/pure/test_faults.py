@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from actors.faults import blame, disk_is_full, one_line
+from storage.library import LibraryError
+from storage.video import VideoError
+
+
+@pytest.mark.parametrize(
+    ("error", "whose"),
+    [
+        (VideoError("a.mp4: frame 3 does not decode"), "source"),
+        (LibraryError("lacks 1 of 2 memories"), "source"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "worker"),
+        (RuntimeError("something"), "unknown"),
+        (MemoryError(), "unknown"),
+    ],
+)
+def test_bad_input_is_the_sources_fault_and_a_broken_device_the_workers(error: Exception, whose: str) -> None:
+    assert blame(error) == whose
+
+
+def test_a_full_disk_is_known_by_its_number_and_by_its_words() -> None:
+    assert disk_is_full(OSError(errno.ENOSPC, "x"))
+    assert disk_is_full(VideoError("cannot be written (No space left on device)"))
+    assert not disk_is_full(OSError(errno.EACCES, "x"))
+
+
+def test_an_error_is_told_in_one_line_by_its_cause_and_its_kind_where_that_helps() -> None:
+    assert one_line(VideoError("a.mp4: empty\nfile")) == "a.mp4: empty"
+    assert one_line(RuntimeError("shape mismatch\ntraceback")) == "RuntimeError: shape mismatch"
+    assert one_line(MemoryError()) == "MemoryError: MemoryError"
+    wrapped = RuntimeError("ray::Editor.edit() ...")
+    wrapped.cause = VideoError("a.mp4: gone")  # type: ignore[attr-defined]
+    assert one_line(wrapped) == "a.mp4: gone"

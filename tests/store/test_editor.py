@@ -1,0 +1,131 @@
+"""The Editor and the Publisher as plain objects: real model, real library, real video, no Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from actors.editor import Editor
+from actors.publisher import Publisher
+from actors.setup import Setup
+from jobs.chain import Chain
+from jobs.config import EditConfig
+from jobs.edit import compare_video, turn_videos
+from jobs.model import resolve
+from jobs.plan import make_plan
+from jobs.turn import parse_turn
+from storage.library import LibraryError
+from storage.memory import Memory
+from storage.publish import video_id_of
+from storage.video import VideoError, probe, read_frames
+from tests.generated import moving_frames, write_clip
+
+CONFIG = EditConfig(text_memories="all_turns")
+TURNS = ["pan_right", "{trajectory: arc_left, input: previous}", "at night"]
+
+
+@pytest.fixture
+def chain(tmp_path: Path, tiny_model: str) -> Chain:
+    clip = write_clip(tmp_path / "clip.mp4", moving_frames(20, 48, 64), rate=24)
+    return make_plan([clip], [parse_turn(turn) for turn in TURNS], CONFIG, resolve(tiny_model)).chains[0]
+
+
+@pytest.fixture
+def setup(tmp_path: Path, tiny_model: str) -> Setup:
+    model = resolve(tiny_model)
+    made = Setup(model.folder, model.digest, str(tmp_path / "library.lance"), dataclasses.asdict(CONFIG))
+    made.open_library(create=True)
+    return made
+
+
+def make_all(chain: Chain, setup: Setup, editor: Editor | None = None) -> list[Memory]:
+    """All edits of a chain in order; with a new Editor for each where none is given."""
+    library, made = setup.open_library(), []
+    for index in range(len(chain)):
+        _, memory = (editor or Editor(setup)).edit(chain.edit(index))
+        library.commit([memory])
+        made.append(memory)
+    return made
+
+
+def test_an_editor_that_is_warm_and_one_that_is_new_make_the_same_bits(chain, setup, tmp_path) -> None:
+    warm = make_all(chain, setup, Editor(setup))
+    cold = make_all(chain, other_library(setup, tmp_path))
+    for one, two in zip(warm, cold, strict=True):
+        assert (one.id, one.memories, one.scores) == (two.id, two.memories, two.scores)
+        assert torch.equal(one.latent, two.latent)
+        assert np.array_equal(one.descriptor, two.descriptor)
+
+
+def other_library(setup: Setup, tmp_path: Path) -> Setup:
+    other = dataclasses.replace(setup, library=str(tmp_path / "other.lance"))
+    other.open_library(create=True)
+    return other
+
+
+def test_an_edit_depends_on_its_memories_its_input_its_prompt_and_its_seed(chain, setup) -> None:
+    editor = Editor(setup)
+    make_all(chain, setup, editor)
+    edit = chain.edit(3)  # second turn, second segment, on the first turn's result
+    latent = editor.edit(edit)[1].latent
+    for change in ({"candidates": ()}, {"input": ""}, {"seed": 1}, {"prompt": "a red carpet"}, {"target": edit.camera}):
+        other = editor.edit(dataclasses.replace(edit, **change))[1].latent
+        assert not torch.equal(latent, other), f"{change} changed nothing"
+
+
+def test_what_is_remembered_is_what_the_account_says(chain, setup) -> None:
+    made = make_all(chain, setup, Editor(setup))
+    for index, memory in enumerate(made):
+        edit = chain.edit(index)
+        assert (memory.id, memory.parent, memory.turn, memory.segment) == (
+            edit.id,
+            edit.parent,
+            edit.turn,
+            edit.segment.index,
+        )
+        assert memory.trajectory.digest == edit.target.digest and memory.latent.dtype == torch.float16
+        assert memory.prompt == edit.prompt and len(memory.memories) == min(4, index)
+        assert memory.latent.shape == (3, edit.frames, edit.fit.height, edit.fit.width)
+
+
+def test_a_missing_ancestor_is_an_error_that_names_it(chain, setup) -> None:
+    with pytest.raises(LibraryError, match=chain.ids[0]):
+        Editor(setup).edit(chain.edit(1))
+
+
+def test_a_source_that_is_gone_is_an_error_that_names_it(chain, setup) -> None:
+    Path(chain.url).unlink()
+    with pytest.raises(VideoError, match="clip.mp4"):
+        Editor(setup).edit(chain.edit(0))
+
+
+def test_turns_are_published_whole_once_and_again_when_the_settings_change(chain, setup, tmp_path) -> None:
+    make_all(chain, setup, Editor(setup))
+    publisher = Publisher(setup)
+    videos = turn_videos(chain, str(tmp_path / "out"), CONFIG)
+    for video in videos:
+        assert publisher.publish(video) == video.url and video_id_of(video.url) == video.video_id
+        assert probe(video.url).frames == 20
+    first = Path(videos[0].url)
+    before = first.stat().st_mtime_ns
+    publisher.publish(videos[0])
+    assert first.stat().st_mtime_ns == before
+    bytes_before = first.read_bytes()
+    publisher.publish(dataclasses.replace(videos[0], crf=40))
+    assert first.stat().st_size < len(bytes_before)
+    publisher.publish(videos[0])
+    assert first.read_bytes() == bytes_before, "the same settings give the same bytes"
+    compare = compare_video(chain, videos, str(tmp_path / "out"))
+    publisher.compare(compare)
+    assert probe(compare.url).frames == 20 and video_id_of(compare.url) == compare.video_id
+
+
+def test_a_turn_at_the_sources_size_is_its_latents_enlarged(chain, setup, tmp_path) -> None:
+    make_all(chain, setup, Editor(setup))
+    [video, *_] = turn_videos(chain, str(tmp_path / "out"), dataclasses.replace(CONFIG, upscale="source"))
+    Publisher(setup).publish(video)
+    assert read_frames(video.url, 0, 1).shape == (1, 48, 64, 3)

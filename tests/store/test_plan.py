@@ -1,0 +1,121 @@
+"""A plan from real files: what every source becomes, and a line for everything that is wrong with one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jobs.config import EditConfig
+from jobs.model import ModelError, resolve
+from jobs.plan import Plan, make_plan
+from jobs.turn import TurnError, parse_turn
+from pipeline.trajectory import default_intrinsics, preset
+from pipeline.trajectory_formats import write_json
+from tests.generated import moving_frames, write_clip
+
+STILL = np.repeat(moving_frames(1, 48, 64), 40, axis=0)
+
+
+@pytest.fixture
+def still(tmp_path: Path) -> str:
+    return write_clip(tmp_path / "still.mp4", STILL, rate=24)
+
+
+@pytest.fixture
+def plan(tiny_model: str):
+    def make(inputs, *turns, config: EditConfig | None = None, **more) -> Plan:
+        specs = [parse_turn(turn) for turn in turns or ("pan_right",)]
+        return make_plan([str(name) for name in inputs], specs, config or EditConfig(), resolve(tiny_model), **more)
+
+    return make
+
+
+def test_a_still_source_is_cut_into_full_segments_of_the_models_size(plan, still) -> None:
+    made = plan([still], "pan_right", "arc_left")
+    [chain] = made.chains
+    assert made.notes == []
+    assert [(s.start, s.stop, s.keep) for s in chain.segments] == [(0, 16, 0), (16, 32, 16), (24, 40, 32)]
+    assert (chain.fit.height, chain.fit.width, chain.frames) == (24, 32, (16, 16, 16))
+    assert len(chain) == 6 and len(chain.targets[0]) == 40
+
+
+def test_a_plainly_moving_camera_is_warned_about_unless_its_path_is_given(plan, tmp_path, still) -> None:
+    moving = write_clip(tmp_path / "moving.mp4", moving_frames(40, 48, 64), rate=24)
+    [note] = plan([moving]).notes
+    assert note.status == "warning" and "camera moves" in note.message and "moving.mp4" in note.message
+    path = tmp_path / "path.json"
+    path.write_text(write_json(preset("arc_left", 40, default_intrinsics(64 / 48))))
+    assert plan([moving], source_trajectory=str(path)).notes == []
+    assert plan([moving], "make it winter").notes == [], "a turn of words needs no camera"
+
+
+def test_the_sources_own_path_is_part_of_its_ids_and_must_have_a_pose_per_frame(plan, tmp_path, still) -> None:
+    path = tmp_path / "path.json"
+    path.write_text(write_json(preset("arc_left", 40, default_intrinsics(64 / 48))))
+    with_path = plan([still], source_trajectory=str(path)).chains[0]
+    assert not set(with_path.ids) & set(plan([still]).chains[0].ids)
+    np.testing.assert_allclose(with_path.camera.c2w[0], np.eye(3, 4), atol=1e-12)
+    path.write_text(write_json(preset("arc_left", 39, default_intrinsics(64 / 48))))
+    [note] = plan([still], source_trajectory=str(path)).notes
+    assert note.status == "failed" and "39 poses, expected 40" in note.message
+    with pytest.raises(TurnError, match="one source, 2 were given"):
+        plan([still, write_clip(tmp_path / "b.mp4", STILL[:20])], source_trajectory=str(path))
+
+
+def test_segments_keep_to_the_shots_of_a_file(plan, tmp_path, still) -> None:
+    shots = tmp_path / "shots.txt"
+    shots.write_text("0 10\n30")
+    segments = plan([still], shots=str(shots)).chains[0].segments
+    assert [(s.shot, s.start, s.stop) for s in segments] == [(0, 0, 10), (1, 10, 26), (1, 14, 30), (2, 30, 40)]
+    shots.write_text("ten")
+    [note] = plan([still], shots=str(shots)).notes
+    assert "not a list of shot boundaries" in note.message
+    shots.write_text("[50]")
+    [note] = plan([still], shots=str(shots)).notes
+    assert "50" in note.message and "still.mp4" in note.message
+
+
+def test_a_path_that_travels_far_from_the_sphere_is_warned_about(plan, still) -> None:
+    [note] = plan([still], "zoom_in", config=EditConfig(radius=5.0)).notes
+    assert note.status == "warning" and "travels 2.0 m" in note.message and "radius" in note.message
+    assert plan([still], "zoom_in", config=EditConfig(radius=50.0)).notes == []
+
+
+def test_the_same_bytes_listed_twice_are_taken_once(plan, tmp_path, still) -> None:
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(Path(still).read_bytes())
+    made = plan([still, still, copy])
+    assert [chain.url for chain in made.chains] == [still]
+    assert [note.source for note in made.failed] == [still, str(copy)]
+    assert all("same bytes" in note.message for note in made.failed)
+
+
+def test_a_manifest_gives_each_source_its_own_turns(plan, tmp_path, still) -> None:
+    other = write_clip(tmp_path / "other.mp4", STILL[:20, ::-1], rate=24)
+    manifest = tmp_path / "m.jsonl"
+    rows = [{"url": "still.mp4"}, {"url": Path(other).name, "turns": ["arc_left", {"prompt": "at night"}]}]
+    manifest.write_text("\n".join(json.dumps(row) for row in [*rows, {"url": "../x.mp4"}, {"url": other}]))
+    made = plan([manifest])
+    assert [[turn.label for turn in chain.turns] for chain in made.chains] == [["pan_right"], ["arc_left", "text"]]
+    assert len(made.failed) == 2, "a path that climbs out and an absolute one"
+
+
+def test_a_limit_takes_the_first_sources_only(plan, tmp_path, still) -> None:
+    other = write_clip(tmp_path / "other.mp4", STILL[:20], rate=24)
+    assert [chain.url for chain in plan([still, other], limit=1).chains] == [still]
+
+
+def test_a_model_that_is_none_is_refused_in_one_line(tmp_path) -> None:
+    with pytest.raises(ModelError, match="is not there: expected mini, or a folder"):
+        resolve(str(tmp_path / "nowhere"))
+    with pytest.raises(ModelError, match="not a MemoryV2VPipeline"):
+        resolve(str(tmp_path))
+
+
+def test_mini_is_built_once_and_then_found(tiny_model) -> None:
+    first = resolve("mini")
+    assert resolve("mini") == first and not first.spec.trained
+    assert (first.spec.segment_frames, first.spec.frames_for(2)) == (16, 4)
