@@ -26,7 +26,7 @@ from actors.scheduler import Assignment, Scheduler
 from actors.setup import Setup
 from pipeline.edit import Edit
 
-# How often a commit is sent again to a Librarian that died under it, and how often editors may fail to start in a row.
+# How often work is sent to a Librarian or Publisher that keeps dying under it, and editors may fail to start in a row.
 RESENDS = 5
 FAILED_STARTS = 3
 
@@ -48,6 +48,13 @@ class SourceWork:
 class _Commit:
     assignment: Assignment
     memory: Any  # ObjectRef of the row, kept until it is acknowledged
+    sends: int = 1
+
+
+@dataclass
+class _Publication:
+    source: str
+    video: TurnVideo | CompareVideo
     sends: int = 1
 
 
@@ -79,7 +86,7 @@ class Run:
             for source in work
             for turn, video in enumerate(source.videos)
         }
-        self._to_publish: deque[tuple[str, TurnVideo | CompareVideo]] = deque()
+        self._to_publish: deque[_Publication] = deque()
         self._unpublished_turns = {source.name: len(source.videos) for source in work}
         self._publishing = False
         # The Librarian and the Publisher ask for no CPU: the first waits for disks, the second is never in a hurry.
@@ -214,32 +221,38 @@ class Run:
 
     def _publish_if_whole(self, source: SourceWork, turn: int) -> None:
         if not self._uncommitted[source.name, turn]:
-            self._to_publish.append((source.name, source.videos[turn]))
+            self._to_publish.append(_Publication(source.name, source.videos[turn]))
 
     def _start_publication(self) -> None:
         if self._to_publish and not self._publishing:
             self._publishing = True
-            name, video = self._to_publish.popleft()
+            publication = self._to_publish.popleft()
+            video = publication.video
             method = self._publisher.publish if isinstance(video, TurnVideo) else self._publisher.compare
-            self._pending[method.remote(video)] = lambda ref: self._publication_ended(name, video, ref)
+            self._pending[method.remote(video)] = lambda ref: self._publication_ended(publication, ref)
 
-    def _publication_ended(self, name: str, video: TurnVideo | CompareVideo, ref: Any) -> None:
+    def _publication_ended(self, publication: _Publication, ref: Any) -> None:
         self._publishing = False
         try:
             ray.get(ref)
-        except RayError as error:
-            self.outcome.unpublished.append((name, one_line(error)))
-            if not isinstance(error, RayTaskError):
-                self._publisher = self._start_publisher()
-            elif disk_is_full(error):
+        except RayTaskError as error:
+            self.outcome.unpublished.append((publication.source, one_line(error)))
+            if disk_is_full(error):
                 self.scheduler.stop(one_line(error))
                 self._to_publish.clear()
-            return
-        if isinstance(video, TurnVideo):
-            self._unpublished_turns[name] -= 1
-            compare = self.work[name].compare
-            if compare is not None and not self._unpublished_turns[name]:
-                self._to_publish.append((name, compare))
+        except RayError as error:
+            self._publisher = self._start_publisher()
+            if publication.sends < RESENDS:
+                publication.sends += 1
+                self._to_publish.appendleft(publication)
+            else:
+                self.outcome.unpublished.append((publication.source, one_line(error)))
+        else:
+            if isinstance(publication.video, TurnVideo):
+                self._unpublished_turns[publication.source] -= 1
+                compare = self.work[publication.source].compare
+                if compare is not None and not self._unpublished_turns[publication.source]:
+                    self._to_publish.append(_Publication(publication.source, compare))
 
 
 def _start_error(error: RayError) -> str:

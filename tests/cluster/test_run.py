@@ -61,11 +61,14 @@ def latents(setup: Setup) -> dict[str, bytes]:
 
 
 def processes(title: str) -> list[psutil.Process]:
-    """Live actor processes by Ray's process title, below this one's cluster."""
+    """Live actor processes of this cluster, and of no other on this machine, by Ray's process title."""
+    session = Path(ray._private.worker._global_node.get_session_dir_path()).name
     found = []
     for process in psutil.process_iter(["cmdline"]):
         if (process.info["cmdline"] or [""])[0].startswith(title):
-            found.append(process)
+            raylet = process.parent()
+            if raylet is not None and any(session in word for word in raylet.cmdline()):
+                found.append(process)
     return found
 
 
