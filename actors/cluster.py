@@ -10,10 +10,13 @@ from typing import Any
 
 # uv's hook copies the project to every worker; here the package is installed on all nodes.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-# An editor that asks for no GPU must not have the visible ones hidden from it.
+# Ray's coming default (an actor without GPUs sees those that are there), taken now to spare users its notice.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray  # noqa: E402
+
+# The publisher decodes on the kind of device that encoded, or its pictures would differ; it asks for a sliver of one.
+PUBLISHERS_GPU = 0.1
 
 
 class ClusterError(RuntimeError):
@@ -29,9 +32,13 @@ class Places:
     num_gpus: float
 
     @property
-    def options(self) -> dict[str, Any]:
+    def editors(self) -> dict[str, Any]:
         # No retries of Ray's own: the scheduler decides, and it must know of every execution.
         return {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus, "max_restarts": 0, "max_task_retries": 0}
+
+    @property
+    def publishers(self) -> dict[str, Any]:
+        return {"num_cpus": 0, "num_gpus": PUBLISHERS_GPU if self.num_gpus else 0, "max_restarts": 0}
 
 
 def connect() -> None:
@@ -61,5 +68,5 @@ def places(workers: int, threads: int, resources: dict[str, float]) -> Places:
     num_cpus = min(float(threads), int(cpus * 0.9 / workers * 100) / 100)
     if num_cpus < 0.01:
         raise ClusterError(f"{workers} editors on {cpus:g} CPUs is more than 90 to a CPU: ask for fewer with workers=N")
-    num_gpus = 0.0 if gpus <= 0 else min(1.0, int(gpus / workers * 100) / 100)
+    num_gpus = 0.0 if gpus <= 0 else int(min(gpus / workers, 1.0) * (1 - PUBLISHERS_GPU) * 100) / 100
     return Places(workers, num_cpus, num_gpus)

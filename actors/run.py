@@ -135,7 +135,7 @@ class Run:
     def _start_editor(self) -> None:
         name = f"editor-{self._started}"
         self._started += 1
-        actor = ray.remote(Editor).options(**self.places.options).remote(self.setup)
+        actor = ray.remote(Editor).options(**self.places.editors).remote(self.setup)
         self._editors[name] = actor
         self._pending[actor.ready.remote()] = lambda ref: self._editor_ready(name, ref)
 
@@ -217,7 +217,7 @@ class Run:
     # ---- publishing
 
     def _start_publisher(self) -> Any:
-        return ray.remote(Publisher).options(num_cpus=0, max_restarts=0).remote(self.setup)
+        return ray.remote(Publisher).options(**self.places.publishers).remote(self.setup)
 
     def _publish_if_whole(self, source: SourceWork, turn: int) -> None:
         if not self._uncommitted[source.name, turn]:

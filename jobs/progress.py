@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import timedelta
 from typing import TextIO
-
-from tqdm import tqdm
 
 from actors.scheduler import Scheduler
 
@@ -17,7 +16,7 @@ def duration(seconds: float) -> str:
     """`3725` → `1:02:05`; what is not known yet is `?`."""
     if not 0 <= seconds < 1e8:
         return "?"
-    return tqdm.format_interval(seconds)
+    return str(timedelta(seconds=round(seconds)))
 
 
 class Progress:

@@ -126,8 +126,8 @@ def test_a_model_that_cannot_be_loaded_stops_the_run_with_its_reason(chains, set
         (0, 1, {"CPU": 2.0}, Places(2, 0.9, 0.0)),
         (4, 1, {"CPU": 2.0}, Places(4, 0.45, 0.0)),
         (0, 4, {"CPU": 16.0}, Places(4, 3.6, 0.0)),
-        (0, 1, {"CPU": 64.0, "GPU": 8.0}, Places(8, 1.0, 1.0)),
-        (4, 1, {"CPU": 64.0, "GPU": 2.0}, Places(4, 1.0, 0.5)),
+        (0, 1, {"CPU": 64.0, "GPU": 8.0}, Places(8, 1.0, 0.9)),
+        (4, 1, {"CPU": 64.0, "GPU": 2.0}, Places(4, 1.0, 0.45)),
     ],
 )
 def test_editors_share_a_small_machine_in_fractions_and_take_a_gpu_each_where_there_are(

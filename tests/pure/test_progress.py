@@ -17,7 +17,7 @@ def test_a_line_tells_done_left_failed_rate_and_time_to_go() -> None:
         scheduler.executed(assignment)
         scheduler.committed(assignment)
     line = progress.line(scheduler, progress.began + 10)
-    assert line == "3 edits done, 1 left, 0 failed | 0/1 videos | 0.20 edits/s | ETA 00:05"
+    assert line == "3 edits done, 1 left, 0 failed | 0/1 videos | 0.20 edits/s | ETA 0:00:05"
 
 
 def test_off_a_terminal_lines_come_seldom_and_stay() -> None:
@@ -43,4 +43,4 @@ def test_on_a_terminal_one_line_is_drawn_over_and_over() -> None:
 
 
 def test_an_unknown_time_is_a_question_mark() -> None:
-    assert (duration(3725), duration(float("inf")), duration(5)) == ("1:02:05", "?", "00:05")
+    assert (duration(3725), duration(float("inf")), duration(5)) == ("1:02:05", "?", "0:00:05")
