@@ -17,11 +17,13 @@ from pipeline.edit import Edit
 from pipeline.memory_pipeline import MemoryV2VPipeline, MemoryVideo
 from pipeline.retrieval import Choice, select
 from storage.memory import Memory
-from storage.video import read_frames
+from storage.video import Reader
 
 # Encoded segments kept: with `input: source` every turn edits the same ones, and the scheduler tends to send a source
 # back to the editor that has them.
 KEPT_SEGMENTS = 64
+# Files kept open where their last read stopped: the next segment then costs no seek.
+OPEN_READERS = 4
 
 
 class Editor:
@@ -40,6 +42,7 @@ class Editor:
         self.pipe.to(setup.device)
         self.pipe.set_progress_bar_config(disable=True)
         self.library = setup.open_library()
+        self._readers: OrderedDict[tuple[str, tuple[int, int]], Reader] = OrderedDict()
         self._sources: OrderedDict[tuple[Any, ...], tuple[torch.Tensor, np.ndarray]] = OrderedDict()
 
     def ready(self) -> str:
@@ -114,8 +117,7 @@ class Editor:
         looks = bool(edit.prompt) or edit.by == "descriptor" or self.settings["text_memories"] == "all_turns"
         key = (edit.source, edit.segment.start, edit.segment.stop, edit.frames, edit.fit, looks)
         if key not in self._sources:
-            frames = read_frames(edit.url, edit.segment.start, edit.segment.stop, size=edit.fit.resize)
-            frames = edit.fit.apply(frames)
+            frames = edit.fit.apply(self._reader(edit.url, edit.fit.resize).read(edit.segment.start, edit.segment.stop))
             frames = np.concatenate([frames, np.repeat(frames[-1:], edit.frames - len(frames), axis=0)])
             descriptor = describe(frames) if looks else np.zeros(DIMENSION, np.float32)
             self._sources[key] = self.pipe.encode(frames), descriptor
@@ -123,6 +125,14 @@ class Editor:
                 self._sources.popitem(last=False)
         self._sources.move_to_end(key)
         return self._sources[key]
+
+    def _reader(self, url: str, size: tuple[int, int]) -> Reader:
+        if (url, size) not in self._readers:
+            self._readers[url, size] = Reader(url, size)
+            if len(self._readers) > OPEN_READERS:
+                self._readers.popitem(last=False)
+        self._readers.move_to_end((url, size))
+        return self._readers[url, size]
 
     def _retrieve(self, edit: Edit, descriptor: np.ndarray) -> list[Choice]:
         if not edit.candidates or not self.settings["k"]:

@@ -26,10 +26,11 @@ class Progress:
         self.stream = stream or sys.stderr
         self.live = self.stream.isatty()
         self.began = self.last = time.monotonic()
-        self.first: tuple[int, float] | None = None  # edits done and cost left when the run began
+        self.first: tuple[int, float] | None = None
 
     def __call__(self, scheduler: Scheduler) -> None:
         now = time.monotonic()
+        self._begin(scheduler)
         if self.live:
             if now - self.last >= 0.1:
                 self.last = now
@@ -41,9 +42,8 @@ class Progress:
 
     def line(self, scheduler: Scheduler, now: float) -> str:
         edits, sources = scheduler.edits, scheduler.sources
-        if self.first is None:
-            self.first = edits.done, scheduler.remaining_cost
-        made, cost = edits.done - self.first[0], self.first[1] - scheduler.remaining_cost
+        done, cost = self._begin(scheduler)
+        made, cost = edits.done - done, cost - scheduler.remaining_cost
         elapsed = max(now - self.began, 1e-9)
         # Seconds per unit of cost so far, over what the longest chain or the workers' share still costs.
         eta = elapsed / cost * scheduler.remaining_cost if cost > 0 else float("inf")
@@ -52,6 +52,12 @@ class Progress:
             f"{sources.done}/{sources.done + sources.left + sources.failed} videos | "
             f"{made / elapsed:.2f} edits/s | ETA {duration(eta)}"
         )
+
+    def _begin(self, scheduler: Scheduler) -> tuple[int, float]:
+        """Edits done and cost left when the run began."""
+        if self.first is None:
+            self.first = scheduler.edits.done, scheduler.remaining_cost
+        return self.first
 
     def close(self, scheduler: Scheduler) -> None:
         """The last line, on a line of its own."""

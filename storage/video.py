@@ -17,9 +17,10 @@ thread, so that many readers share a machine as they were told to.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from operator import itemgetter
@@ -90,6 +91,39 @@ def read_frames(url: str, start: int, stop: int, size: tuple[int, int] | None = 
 
     Bit-equal to the same frames of a decode from the start, wherever it seeks. Holds the result and the decoder's few
     pictures, nothing else. Raises VideoError for a range outside the video or a frame that does not decode."""
+    frames, rest = _read(url, start, stop, size)
+    rest.close()
+    return frames
+
+
+class Reader:
+    """Reads segment after segment of one file: `read_frames`, going on where the last read stopped instead of seeking.
+
+    Seeking costs the frames since the last key frame, often ten times as many as a segment has. Holds the last read and
+    the open decoder. Not for two threads."""
+
+    def __init__(self, url: str, size: tuple[int, int] | None = None):
+        self.url, self.size = url, size
+        self._start = self._stop = 0  # of the last read
+        self._last: np.ndarray | None = None
+        self._rest: Iterator[np.ndarray] = iter(())  # the frames from _stop on
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """As read_frames, to the bit."""
+        if self._last is None or not self._start <= start <= self._stop < stop:
+            self._last, self._rest = _read(self.url, start, stop, self.size)
+        else:
+            fresh = list(itertools.islice(self._rest, stop - self._stop))
+            if len(fresh) < stop - self._stop:  # the stream broke off: a seek may do better, or says what is wrong
+                self._last, self._rest = _read(self.url, start, stop, self.size)
+            else:
+                self._last = np.concatenate([self._last[start - self._start :], np.stack(fresh)])
+        self._start, self._stop = start, stop
+        return self._last
+
+
+def _read(url: str, start: int, stop: int, size: tuple[int, int] | None) -> tuple[np.ndarray, Generator[np.ndarray]]:
+    """Frames [start, stop), and those that follow as far as they decode."""
     index = _index(url)
     if not 0 <= start < stop <= index.info.frames:
         raise VideoError(f"{url}: frames {start} to {stop} asked for, it has frames 0 to {index.info.frames}")
@@ -97,35 +131,41 @@ def read_frames(url: str, start: int, stop: int, size: tuple[int, int] | None = 
     out = np.empty((stop - start, h, w, 3), np.uint8)
     first_error: VideoError | None = None
     for key, trusted in _entries(index, start):
-        picture = _Picture(index.info, (h, w))
-        done = 0
+        pictures = _pictures(index, start, key, trusted, (h, w))
         try:
-            for number, frame in _decode(index, start, key, trusted):
-                if number != start + done:
-                    raise _missing(index, start + done)
-                out[done] = picture(frame)
-                done += 1
-                if done == len(out):
-                    return out
-            raise _missing(index, start + done)
+            for done in range(len(out)):
+                out[done] = next(pictures)
         except VideoError as error:
             first_error = first_error or error
+        else:
+            return out, _until_broken(pictures)
     assert first_error is not None
     raise first_error
+
+
+def _pictures(
+    index: _Index, start: int, key: Key | None, trusted: int | None, size: tuple[int, int]
+) -> Iterator[np.ndarray]:
+    """The pictures from `start` on, none left out. Ends with a VideoError: at the end of the file too."""
+    picture, expected = _Picture(index.info, size), start
+    for number, frame in _decode(index, start, key, trusted):
+        if number != expected:
+            raise _missing(index, expected)
+        yield picture(frame)
+        expected += 1
+    raise _missing(index, expected)
+
+
+def _until_broken(pictures: Iterator[np.ndarray]) -> Generator[np.ndarray]:
+    with suppress(VideoError):
+        yield from pictures
 
 
 def iter_frames(url: str, size: tuple[int, int] | None = None) -> Iterator[np.ndarray]:
     """All frames in order, (h, w, 3) uint8 RGB each, one at a time in memory. Raises VideoError as read_frames does."""
     index = _index(url)
-    picture = _Picture(index.info, size or (index.info.height, index.info.width))
-    expected = 0
-    for number, frame in _decode(index, 0):
-        if number != expected:
-            raise _missing(index, expected)
-        yield picture(frame)
-        expected += 1
-    if expected != index.info.frames:
-        raise _missing(index, expected)
+    pictures = _pictures(index, 0, None, None, size or (index.info.height, index.info.width))
+    return itertools.islice(pictures, index.info.frames)
 
 
 def local_path(url: str) -> str | None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from storage import video
-from storage.video import VideoError, iter_frames, probe, read_frames
+from storage.video import Reader, VideoError, iter_frames, probe, read_frames
 from tests.generated import moving_frames, write_clip
 
 KINDS = {
@@ -52,6 +52,33 @@ def test_a_read_is_bit_equal_to_a_sequential_decode_wherever_it_begins(clip):
     assert len(whole) == 60 == len(np.unique(whole.reshape(60, -1), axis=0)), "every frame there, and different"
     for start, stop in [(0, 1), (0, 60), (1, 3), (9, 12), (11, 14), (12, 13), (23, 40), (35, 36), (47, 50), (59, 60)]:
         np.testing.assert_array_equal(read_frames(clip, start, stop), whole[start:stop])
+
+
+def test_a_reader_gives_the_same_frames_whether_it_goes_on_overlaps_skips_or_returns(clip):
+    whole = np.stack(list(iter_frames(clip)))
+    reader = Reader(clip)
+    for start, stop in [(0, 16), (16, 32), (28, 44), (44, 60), (44, 60), (20, 30), (30, 31), (31, 50), (55, 60), (3, 9)]:
+        np.testing.assert_array_equal(reader.read(start, stop), whole[start:stop])
+
+
+def test_a_reader_that_goes_on_decodes_every_frame_once(tmp_path, monkeypatch):
+    path = write_clip(tmp_path / "long.mp4", moving_frames(60), options={"g": "60"})
+    decoded = []
+    real = video._Picture.__call__
+    monkeypatch.setattr(video._Picture, "__call__", lambda self, frame: decoded.append(frame.pts) or real(self, frame))
+    reader = Reader(path)
+    for start in (0, 16, 32):
+        reader.read(start, start + 16)
+    assert len(decoded) == 48 == len(set(decoded))
+
+
+def test_a_reader_names_what_is_wrong_with_its_file(tmp_path):
+    path = write_clip(tmp_path / "short.mp4", moving_frames(20))
+    reader = Reader(path)
+    reader.read(0, 16)
+    with pytest.raises(VideoError, match="16 to 32 asked for, it has frames 0 to 20"):
+        reader.read(16, 32)
+    assert reader.read(16, 20).shape[0] == 4, "and goes on being of use"
 
 
 def test_the_number_of_frames_is_that_of_a_full_decode(clip):
