@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,13 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray  # noqa: E402
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 # The publisher decodes on the kind of device that encoded, or its pictures would differ; it asks for a sliver of one.
 PUBLISHERS_GPU = 0.1
 
 
-class ClusterError(RuntimeError):
+class ClusterError(ValueError):
     """The cluster cannot run what was asked for. One line, with what is missing."""
 
 
@@ -36,9 +38,22 @@ class Places:
         # No retries of Ray's own: the scheduler decides, and it must know of every execution.
         return {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus, "max_restarts": 0, "max_task_retries": 0}
 
+    # The Librarian and the Publisher ask for no CPU: the first waits for disks, the second is never in a hurry. They
+    # stay beside the driver, whose library and output folder they write to, unless pictures are decoded on a GPU.
+
     @property
-    def publishers(self) -> dict[str, Any]:
-        return {"num_cpus": 0, "num_gpus": PUBLISHERS_GPU if self.num_gpus else 0, "max_restarts": 0}
+    def librarian(self) -> dict[str, Any]:
+        return {"num_cpus": 0, "max_restarts": -1, "max_concurrency": 1000, "scheduling_strategy": _here()}
+
+    @property
+    def publisher(self) -> dict[str, Any]:
+        if self.num_gpus:
+            return {"num_cpus": 0, "num_gpus": PUBLISHERS_GPU, "max_restarts": 0}
+        return {"num_cpus": 0, "max_restarts": 0, "scheduling_strategy": _here()}
+
+
+def _here() -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def connect() -> None:
@@ -52,20 +67,27 @@ def connect() -> None:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
 
 
-def places(workers: int, threads: int, resources: dict[str, float]) -> Places:
-    """How editors fit on a cluster. Pure.
+def nodes() -> list[dict[str, float]]:
+    """Resources of every live node."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def places(workers: int, threads: int, nodes: Sequence[Mapping[str, float]]) -> Places:
+    """How editors fit on the nodes of a cluster. Pure.
 
     workers: wanted, 0 for one per GPU or, without GPUs, one per `threads` CPUs. More than that share CPUs in fractions,
-    because an editor's speed is set by its thread count and not by Ray's bookkeeping.
+    because an editor's speed is set by its thread count and not by Ray's bookkeeping. None asks for more than the
+    largest node has.
     Raises ClusterError where not even one fits.
     """
-    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
+    largest = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
     if cpus < 0.1:
         raise ClusterError(f"the cluster offers {cpus:g} CPUs, an editor needs at least 0.1: add a node with CPUs")
     if not workers:
         workers = int(gpus) if gpus >= 1 else max(1, int(cpus // threads))
     # Some room is left for the publisher and whatever else the cluster runs.
-    num_cpus = min(float(threads), int(cpus * 0.9 / workers * 100) / 100)
+    num_cpus = min(float(threads), 0.9 * largest, int(cpus * 0.9 / workers * 100) / 100)
     if num_cpus < 0.01:
         raise ClusterError(f"{workers} editors on {cpus:g} CPUs is more than 90 to a CPU: ask for fewer with workers=N")
     num_gpus = 0.0 if gpus <= 0 else int(min(gpus / workers, 1.0) * (1 - PUBLISHERS_GPU) * 100) / 100

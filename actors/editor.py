@@ -17,7 +17,7 @@ from pipeline.edit import Edit
 from pipeline.memory_pipeline import MemoryV2VPipeline, MemoryVideo
 from pipeline.retrieval import Choice, select
 from storage.memory import Memory
-from storage.video import Reader
+from storage.video import Reader, VideoError, identity
 
 # Encoded segments kept: with `input: source` every turn edits the same ones, and the scheduler tends to send a source
 # back to the editor that has them.
@@ -41,6 +41,8 @@ class Editor:
         self.pipe = MemoryV2VPipeline.from_pretrained(setup.model, torch_dtype=getattr(torch, settings["dtype"]))
         self.pipe.to(setup.device)
         self.pipe.set_progress_bar_config(disable=True)
+        # Diffusers would take it from the environment, and the kernels decide the last bits.
+        self.pipe.transformer.set_attention_backend("native")
         self.library = setup.open_library()
         self._readers: OrderedDict[tuple[str, tuple[int, int]], Reader] = OrderedDict()
         self._sources: OrderedDict[tuple[Any, ...], tuple[torch.Tensor, np.ndarray]] = OrderedDict()
@@ -56,6 +58,7 @@ class Editor:
         cannot.
         """
         began = time.perf_counter()
+        _check_unchanged(edit)
         source, descriptor = self._source(edit)
         choices = self._retrieve(edit, descriptor)
         # One read for the chosen memories and, where a turn edits the last turn's result, its latent.
@@ -149,3 +152,13 @@ class Editor:
             target_descriptor=descriptor if edit.by == "descriptor" or edit.prompt else None,
             preceding=edit.preceding if edit.by == "descriptor" else None,
         )
+
+
+def _check_unchanged(edit: Edit) -> None:
+    """The id holds the fingerprint of the file that was planned; hours may have passed since."""
+    try:
+        unchanged = identity(edit.url) == edit.identity
+    except FileNotFoundError:
+        raise VideoError(f"{edit.url}: gone since it was planned; put it back and run the command again") from None
+    if not unchanged:
+        raise VideoError(f"{edit.url}: changed since it was planned; run the command again")

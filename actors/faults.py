@@ -11,8 +11,9 @@ from storage.video import VideoError
 
 def disk_is_full(error: BaseException) -> bool:
     """No later edit would fare better, so the run stops instead of trying every source in vain."""
+    cause = getattr(error, "cause", None) or error  # Ray wraps what an actor raised, without its number
     # Lance reports the operating system's error as text.
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
+    return getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(cause)
 
 
 def blame(error: BaseException) -> Blame:

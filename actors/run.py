@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
 from actors.cluster import Places
 from actors.editor import Editor
@@ -26,9 +26,13 @@ from actors.scheduler import Assignment, Scheduler
 from actors.setup import Setup
 from pipeline.edit import Edit
 
-# How often work is sent to a Librarian or Publisher that keeps dying under it, and editors may fail to start in a row.
-RESENDS = 5
+# Seconds to wait for a Librarian that died: its process must start and load torch and Lance on a machine under load.
+PATIENCE = 180.0
+# How often a video is sent to a Publisher, and how often in a row editors may fail to start.
+RESENDS = 3
 FAILED_STARTS = 3
+# Seconds without any editor after which the user is told what is being waited for.
+SILENCE = 60.0
 
 
 @dataclass
@@ -48,7 +52,7 @@ class SourceWork:
 class _Commit:
     assignment: Assignment
     memory: Any  # ObjectRef of the row, kept until it is acknowledged
-    sends: int = 1
+    began: float = field(default_factory=time.monotonic)
 
 
 @dataclass
@@ -59,7 +63,10 @@ class _Publication:
 
 
 class Run:
-    """One run of a plan over a connected cluster. `progress` is called with the scheduler after every event."""
+    """One run of a plan over a connected cluster.
+
+    progress: called with the scheduler after every event. notify: with a line that the user should see.
+    """
 
     def __init__(
         self,
@@ -68,17 +75,20 @@ class Run:
         setup: Setup,
         places: Places,
         progress: Callable[[Scheduler], None] = lambda scheduler: None,
+        notify: Callable[[str], None] = lambda line: None,
     ):
         self.work = {source.name: source for source in work}
         self.scheduler = scheduler
         self.setup = setup
         self.places = places
         self.progress = progress
+        self.notify = notify
         self.outcome = Outcome()
         self._editors: dict[str, Any] = {}
         self._started = 0
         self._first_dispatch: float | None = None
         self._failed_starts = 0
+        self._waiting_since: float | None = time.monotonic()
         self._pending: dict[Any, Callable[[Any], None]] = {}  # ref -> what to do when it is ready
         self._index = {id: index for source in work for index, id in enumerate(source.ids)}
         self._uncommitted = {
@@ -89,14 +99,26 @@ class Run:
         self._to_publish: deque[_Publication] = deque()
         self._unpublished_turns = {source.name: len(source.videos) for source in work}
         self._publishing = False
-        # The Librarian and the Publisher ask for no CPU: the first waits for disks, the second is never in a hurry.
-        librarian = ray.remote(Librarian).options(num_cpus=0, max_restarts=-1, max_concurrency=1000)
-        self._librarian = librarian.remote(**setup.library_place)
+        self._librarian = ray.remote(Librarian).options(**places.librarian).remote(**setup.library_place)
         self._publisher = self._start_publisher()
 
     def __call__(self) -> Outcome:
         """Run to the end. KeyboardInterrupt ends it early; what is committed stays."""
         began = time.monotonic()
+        try:
+            self._begin()
+            self._loop()
+        except KeyboardInterrupt:
+            self.scheduler.stop("interrupted")
+        finally:
+            for actor in [*self._editors.values(), self._librarian, self._publisher]:
+                ray.kill(actor)
+        self.outcome.failed = self.scheduler.quarantined
+        self.outcome.stopped = self.scheduler.stopped
+        self.outcome.seconds = time.monotonic() - began
+        return self.outcome
+
+    def _begin(self) -> None:
         for source in self.work.values():
             self.scheduler.submit(source.name, source.ids, source.costs, source.committed)
         for source in self.work.values():
@@ -106,15 +128,9 @@ class Run:
         for _ in range(min(self.places.workers, self.scheduler.sources.left)):
             self._start_editor()
         try:
-            self._loop()
-        except KeyboardInterrupt:
-            self.scheduler.stop("interrupted")
-        self.outcome.failed = self.scheduler.quarantined
-        self.outcome.stopped = self.scheduler.stopped
-        self.outcome.seconds = time.monotonic() - began
-        for actor in [*self._editors.values(), self._librarian, self._publisher]:
-            ray.kill(actor)
-        return self.outcome
+            ray.get(self._librarian.ready.remote())
+        except RayError as error:
+            self.scheduler.stop(f"the library cannot be opened: {_start_error(error)}")
 
     def _loop(self) -> None:
         while True:
@@ -122,6 +138,7 @@ class Run:
                 self._start_edit(assignment)
             self._start_publication()
             self._replace_sick()
+            self._tell_if_waiting()
             self.progress(self.scheduler)
             if self.scheduler.finished and not self._publishing:
                 return
@@ -151,6 +168,7 @@ class Run:
                 self.scheduler.stop(f"no editor could start: {_start_error(error)}")
         else:
             self._failed_starts = 0
+            self._waiting_since = None
             self.scheduler.add_worker(name)
 
     def _replace(self, name: str) -> None:
@@ -163,6 +181,17 @@ class Run:
         for name in self.scheduler.sick_workers:
             self.scheduler.remove_worker(name)
             self._replace(name)
+
+    def _tell_if_waiting(self) -> None:
+        """An actor that no node has room for waits without a word of Ray's."""
+        if self._waiting_since is not None and time.monotonic() - self._waiting_since > SILENCE:
+            self._waiting_since = None
+            asked, free = self.places.editors, ray.available_resources()
+            self.notify(
+                f"no editor has started in {SILENCE:.0f} s: each asks for {asked['num_cpus']:g} CPUs and "
+                f"{asked['num_gpus']:g} GPUs on one node, free in all are {free.get('CPU', 0):g} and "
+                f"{free.get('GPU', 0):g}; still waiting"
+            )
 
     # ---- edits
 
@@ -195,12 +224,13 @@ class Run:
         try:
             ray.get(ref)
         except RayActorError as error:
-            # The Librarian restarts, and commits are idempotent: the same row is sent again.
-            if commit.sends < RESENDS:
-                commit.sends += 1
-                self._send(commit)
+            # The Librarian restarts, and commits are idempotent: the same row is sent again. That it stays away is
+            # nobody's fault among the sources, and without it nothing can be kept.
+            if time.monotonic() - commit.began > PATIENCE or isinstance(error, ActorDiedError):
+                self.scheduler.stop(f"the library cannot be written: {_start_error(error)}")
+                self.scheduler.commit_failed(assignment, _start_error(error))
             else:
-                self.scheduler.commit_failed(assignment, one_line(error))
+                self._send(commit)
         except RayError as error:
             if disk_is_full(error):
                 self.scheduler.stop(one_line(error))
@@ -217,7 +247,7 @@ class Run:
     # ---- publishing
 
     def _start_publisher(self) -> Any:
-        return ray.remote(Publisher).options(**self.places.publishers).remote(self.setup)
+        return ray.remote(Publisher).options(**self.places.publisher).remote(self.setup)
 
     def _publish_if_whole(self, source: SourceWork, turn: int) -> None:
         if not self._uncommitted[source.name, turn]:
@@ -235,18 +265,17 @@ class Run:
         self._publishing = False
         try:
             ray.get(ref)
-        except RayTaskError as error:
-            self.outcome.unpublished.append((publication.source, one_line(error)))
+        except RayError as error:
+            if not isinstance(error, RayTaskError):
+                self._publisher = self._start_publisher()
             if disk_is_full(error):
                 self.scheduler.stop(one_line(error))
                 self._to_publish.clear()
-        except RayError as error:
-            self._publisher = self._start_publisher()
-            if publication.sends < RESENDS:
+            elif publication.sends < RESENDS:
                 publication.sends += 1
-                self._to_publish.appendleft(publication)
-            else:
-                self.outcome.unpublished.append((publication.source, one_line(error)))
+                self._to_publish.append(publication)
+                return
+            self.outcome.unpublished.append((publication.source, one_line(error)))
         else:
             if isinstance(publication.video, TurnVideo):
                 self._unpublished_turns[publication.source] -= 1

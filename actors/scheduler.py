@@ -31,7 +31,7 @@ Blame = Literal["source", "worker", "unknown"]
 WARM_SHARE = 0.5
 
 
-class SchedulerError(ValueError):
+class SchedulerError(RuntimeError):
     """An event or submission that contradicts what the scheduler knows: a fault in the loop, not in a source."""
 
 
@@ -304,10 +304,13 @@ class Scheduler:
         """Least cost until the end with the healthy workers there are: their share of the work, or the longest chain
         where that is more. Times the seconds a unit of cost takes, this is the time to go; inf without workers."""
         left = [chain.cost for chain in self._by_order if chain.phase not in _ENDED]
-        healthy = sum(not worker.sick for worker in self._workers.values())
         if not left:
             return 0.0
-        return max(math.fsum(left) / healthy, *left) if healthy else math.inf
+        return max(math.fsum(left) / self.healthy_workers, *left) if self.healthy_workers else math.inf
+
+    @property
+    def healthy_workers(self) -> int:
+        return sum(not worker.sick for worker in self._workers.values())
 
     # ---- inside
 

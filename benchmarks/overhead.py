@@ -20,7 +20,7 @@ from pathlib import Path
 import ray
 import torch
 
-from actors.cluster import connect, places
+from actors.cluster import connect, nodes, places
 from actors.run import Run, SourceWork
 from actors.scheduler import Scheduler
 from actors.setup import Setup
@@ -67,7 +67,7 @@ def job_seconds(chain: Chain, model: Model, config: EditConfig, out: str) -> flo
     work = SourceWork(
         chain.name, chain.ids, [1.0] * len(chain), (), chain.edit, videos, compare_video(chain, videos, out)
     )
-    outcome = Run([work], Scheduler(), setup, places(1, config.threads, ray.cluster_resources()))()
+    outcome = Run([work], Scheduler(), setup, places(1, config.threads, nodes()))()
     assert outcome.edits == len(chain) and not outcome.failed and not outcome.unpublished, outcome
     return outcome.editing
 

@@ -22,7 +22,8 @@ from pipeline.segments import Segment
 from pipeline.trajectory import Trajectory
 from storage.video import VideoInfo
 
-# Raise it when our own code changes what a latent is: the ids of all earlier edits then no longer match.
+# Raise it when our own code, or the image network of pipeline.descriptor, changes what a latent is: the ids of all
+# earlier edits then no longer match.
 CHAIN_VERSION = 1
 
 
@@ -36,12 +37,14 @@ def edit_id(content: dict[str, Any]) -> str:
 class Chain:
     """All edits of one source under one plan: turn-major, every edit the child of the one before it.
 
+    identity: what the file looked like when its fingerprint was taken (storage.video.identity).
     camera: the source's own trajectory. targets: where every turn's camera goes (for a text turn, its input's own
     trajectory). frames: of every segment, as the model sees it.
     """
 
     info: VideoInfo
     fingerprint: str
+    identity: tuple[Any, ...]
     fit: Fit
     segments: tuple[Segment, ...]
     frames: tuple[int, ...]
@@ -113,6 +116,7 @@ class Chain:
             parent=ids[index - 1] if index else "",
             source=self.fingerprint,
             url=self.url,
+            identity=self.identity,
             turn=t + 1,
             segment=segment,
             frames=self.frames[s],

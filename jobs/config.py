@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,8 +97,11 @@ def load_config(values: dict[str, Any] | None = None, overrides: Sequence[str] =
     assigned = dict(values or {})
     for override in overrides:
         key, _, text = override.partition("=")
-        # Text stays as it was typed: YAML would read a size of 0x8 as a hexadecimal number.
-        assigned[key] = text if EditConfig.__annotations__.get(key) == "str" else yaml.safe_load(text)
+        try:
+            # Text stays as it was typed: YAML would read a size of 0x8 as a hexadecimal number.
+            assigned[key] = text if EditConfig.__annotations__.get(key) == "str" else yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"setting '{key}' is {text!r}, which is not a readable value") from None
     config = OmegaConf.structured(EditConfig)
     for key, value in assigned.items():
         if key not in config:
@@ -110,6 +114,8 @@ def load_config(values: dict[str, Any] | None = None, overrides: Sequence[str] =
         except OmegaConfBaseException as error:
             kind = EditConfig.__annotations__[key]
             raise ConfigError(f"setting '{key}' is {value!r}, expected {kind}: {str(error).splitlines()[0]}") from None
+        if isinstance(config[key], float) and not math.isfinite(config[key]):
+            raise ConfigError(f"setting '{key}' is {value!r}, expected a finite number")
         if key in CHOICES and config[key] not in CHOICES[key]:
             raise ConfigError(f"setting '{key}' is {value!r}, expected one of {', '.join(CHOICES[key])}")
         if key in MINIMUM and config[key] is not None and not config[key] >= MINIMUM[key]:

@@ -88,27 +88,29 @@ def edit(job: EditJob) -> int:
         _say(f"stopped: {outcome.stopped}")
         _say(f"{outcome.edits} edits were committed in this run; the same command goes on from there")
     whole = [chain for chain in plan.chains if _is_whole(videos[chain.name])]
-    table = results(plan.chains, library, notes, {v.url: v.ids for name in videos for v in videos[name]})
-    summary = {
-        "sources": {"done": len(whole), "failed": len(plan.chains) + len(plan.failed) - len(whole)},
-        "edits": count_edits(table),
-        "edits_in_this_run": outcome.edits,
-        "seconds": round(time.time() - began, 3),
-        "stopped": outcome.stopped,
-        "notes": [dataclasses.asdict(note) for note in notes],
-        "turns": [dataclasses.asdict(turn) for turn in job.turns],
-        "config": dataclasses.asdict(job.config),
-        "model": {"name": job.model, "digest": model.digest, "trained": model.spec.trained},
-        "library": library_url,
-    }
+    done = {"done": len(whole), "failed": len(plan.chains) + len(plan.failed) - len(whole)}
+    published = {video.url: video.ids for chain in plan.chains for video in videos[chain.name] if _is_whole([video])}
     try:
+        table = results(plan.chains, library, notes, published)
+        summary = {
+            "sources": done,
+            "edits": count_edits(table),
+            "edits_in_this_run": outcome.edits,
+            "seconds": round(time.time() - began, 3),
+            "stopped": outcome.stopped,
+            "notes": [dataclasses.asdict(note) for note in notes],
+            "turns": [dataclasses.asdict(turn) for turn in job.turns],
+            "config": dataclasses.asdict(job.config),
+            "model": {"name": job.model, "digest": model.digest, "trained": model.spec.trained},
+            "library": library_url,
+        }
         write_results(out, table, summary)
-    except (ValueError, OSError) as error:  # the edits are safe in the library
+    except (ValueError, OSError) as error:  # edits and videos are there all the same
+        notes.append(Note("failed", out, str(error)))
         _say(f"failed: {error}")
-        return FAILED
     for chain in whole:
         _say(f"{chain.url}: {len(chain.turns)} turns at {_size(videos[chain.name][0])} in {out}/{chain.name}")
-    _say(f"{len(whole)} of {len(plan.chains) + len(plan.failed)} videos done, {outcome.edits} edits made; "
+    _say(f"{len(whole)} of {sum(done.values())} videos done, {outcome.edits} edits made; "
          f"results in {out}/results.parquet, memories in {library_url}")  # fmt: skip
     return FAILED if any(note.status == "failed" for note in notes) or len(whole) < len(plan.chains) else DONE
 
@@ -152,8 +154,8 @@ def compare_video(chain: Chain, videos: Sequence[TurnVideo], out: str) -> Compar
 
 def erase(plan: Plan, library: Library, out: str, config: EditConfig) -> None:
     """Forget the plan's sources and what was published of them (`--fresh`)."""
+    library.erase([chain.fingerprint for chain in plan.chains])
     for chain in plan.chains:
-        library.erase(chain.fingerprint)
         videos = turn_videos(chain, out, config)
         for video in [*videos, compare_video(chain, videos, out)]:
             filesystem, path = fsspec.core.url_to_fs(video.url)
@@ -194,16 +196,15 @@ def _run(
     if not todo:
         return Outcome()
 
-    import ray
 
     # Here and not at the top: the loop brings in diffusers' model code, which a finished plan can do without.
-    from actors.cluster import connect, places
+    from actors.cluster import connect, nodes, places
     from actors.run import Run, SourceWork
     from actors.scheduler import Scheduler
     from actors.setup import Setup
 
     connect()
-    where = places(config.workers, config.threads, ray.cluster_resources())
+    where = places(config.workers, config.threads, nodes())
     scheduler = Scheduler(retries=config.retries, failure_budget=config.failure_budget)
     progress = Progress()
     work = [
@@ -226,7 +227,7 @@ def _run(
         device="cuda" if where.num_gpus else "cpu",
     )
     try:
-        outcome = Run(work, scheduler, setup, where, progress)()
+        outcome = Run(work, scheduler, setup, where, progress, _say)()
     finally:
         progress.close(scheduler)
     return outcome
@@ -256,7 +257,8 @@ def _open_library(url: str, config: EditConfig, model: Model, create: bool) -> L
     filesystem, path = fsspec.core.url_to_fs(url)
     if not create and not filesystem.exists(path):
         return None
-    sphere = Sphere(points=config.points, radius=config.radius)
+    # A dry run looks for ids only and takes the library with whatever sphere it has.
+    sphere = Sphere(points=config.points, radius=config.radius) if create else None
     return Library.open(url, model=model.digest, sphere=sphere, descriptor_dim=DIMENSION, create=create)
 
 

@@ -17,7 +17,8 @@ from jobs.config import ConfigError, EditConfig, load_config
 from jobs.turn import parse_turn
 from pipeline.trajectory import PRESETS
 
-PLAN_KEYS = ("inputs", "turns", "out", "library", "owner", "model", "config")
+PLAN_KEYS = {"inputs": list, "turns": list, "out": str, "library": str, "owner": str, "model": str, "config": dict}
+NAMES = {list: "a list", str: "text", dict: "a mapping"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -75,11 +76,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := [word for word in rest if word.startswith("-")]:
         parser().error(f"unknown option {unknown[0]}; see memory-v2v edit --help")
     given.inputs += rest
-    from jobs.edit import USAGE, edit
+    from jobs.edit import FAILED, USAGE, edit
 
     try:
         job = edit_job(given)
         return edit(job)
+    except KeyboardInterrupt:
+        print("memory-v2v: interrupted; what is committed stays, the same command goes on from there", file=sys.stderr)
+        return FAILED
     except (ValueError, OSError) as error:
         print(f"memory-v2v: {str(error).splitlines()[0] if str(error) else type(error).__name__}", file=sys.stderr)
         return USAGE
@@ -96,7 +100,7 @@ def edit_job(given: argparse.Namespace) -> Any:
     inputs = [word for word in given.inputs if not _is_override(word)] or plan.get("inputs") or []
     turns = [parse_turn(spec) for spec in given.turn or plan.get("turns") or []]
     out = given.out or plan.get("out")
-    if not isinstance(inputs, list) or not all(isinstance(name, str) for name in inputs):
+    if not all(isinstance(name, str) for name in inputs):
         raise UsageError(
             f"the plan's inputs are {inputs!r}, expected a list of names; for more about each use a manifest"
         )
@@ -135,9 +139,12 @@ def _read_plan(url: str) -> dict[str, Any]:
         raise ConfigError(f"plan {url} cannot be read: {str(error).splitlines()[0]}") from None
     if not isinstance(plan, dict):
         raise ConfigError(f"plan {url} holds a {type(plan).__name__}, expected a mapping with {', '.join(PLAN_KEYS)}")
-    for key in plan:
+    for key, value in plan.items():
         if key not in PLAN_KEYS:
             raise ConfigError(f"plan {url} has the key '{key}', expected only {', '.join(PLAN_KEYS)}")
+        kind = PLAN_KEYS[key]
+        if value is not None and not isinstance(value, kind):
+            raise ConfigError(f"plan {url} has {key}: {value!r}, expected {NAMES[kind]}")
     return plan
 
 

@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 import fsspec
 
 from jobs.chain import Chain
-from jobs.config import EditConfig, parse_size
-from jobs.turn import Turn, TurnError, parse_turn, read_trajectory, target_trajectory
+from jobs.config import ConfigError, EditConfig, parse_size
+from jobs.turn import Turn, TurnError, exists, parse_turn, read_trajectory, target_trajectory
 from pipeline.fit import fit
 from pipeline.motion import APART, THUMBNAIL, moves
 from pipeline.segments import segments
 from pipeline.spec import ModelSpec
-from pipeline.trajectory import Trajectory, default_intrinsics
+from pipeline.trajectory import PRESETS, Trajectory, default_intrinsics
 from storage.fingerprint import file_digest
 from storage.sources import SourceEntry, expand
-from storage.video import VideoInfo, probe, read_frames
+from storage.video import VideoInfo, identity, probe, read_frames
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,17 @@ def make_plan(
         flag = "--source-trajectory" if source_trajectory else "--shots"
         raise TurnError(f"{flag} describes one source, {len(entries)} were given: use a manifest with a column for it")
 
+    _check_once(turns, config, model, source_trajectory, shots)
+    if not turns and not any(entry.turns for entry in entries):
+        raise TurnError("no turns were given: name what to do with --turn, or `turns` in a plan or manifest")
+
     def chain(entry: SourceEntry) -> tuple[Chain, list[str]] | str:
         try:
             return _chain(entry, turns, config, model, source_trajectory or entry.trajectory, shots or entry.shots)
         except (ValueError, OSError) as error:
             return _one_line(error)
+        except Exception as error:  # whatever else a storage back end raises costs this source alone
+            return f"{type(error).__name__}: {_one_line(error)}"
 
     with ThreadPoolExecutor(config.fingerprint_threads) as pool:
         results = list(pool.map(chain, entries))
@@ -91,13 +97,33 @@ def make_plan(
         made, warnings = result
         if made.fingerprint in first:
             twin = first[made.fingerprint]
-            line = f"{entry.url} holds the same bytes as {twin}, listed before it: remove one of them"
+            same = "is listed twice" if twin == entry.url else f"holds the same bytes as {twin}, listed before it"
+            line = f"{entry.url} {same}: remove one of them"
             plan.notes.append(Note("failed", entry.url, line))
             continue
         first[made.fingerprint] = entry.url
         plan.chains.append(made)
         plan.notes += [Note("warning", entry.url, f"{entry.url}: {warning}") for warning in warnings]
     return plan
+
+
+def _check_once(
+    turns: Sequence[Turn], config: EditConfig, model: Model, source_trajectory: str | None, shots: str | None
+) -> None:
+    """Raise for what is wrong whatever the sources are: one line then, and not one for each of them."""
+    spec = model.spec
+    length = config.segment_frames or spec.segment_frames
+    if length != spec.frames_for(length):
+        raise ConfigError(f"setting 'segment_frames' is {length}, the model takes {spec.frames_for(length)}")
+    segments(length, length, config.overlap)
+    fit((spec.size_multiple, spec.size_multiple), config.fit, parse_size(config.size), spec.area, spec.size_multiple)
+    intrinsics = default_intrinsics(1.0)
+    for turn in turns:
+        if turn.trajectory is not None and turn.trajectory not in PRESETS:
+            read_trajectory(turn.trajectory, intrinsics, turn.camera)
+    for url in (source_trajectory, shots):
+        if url is not None and not exists(url):
+            raise ConfigError(f"{url} is not there: check the path")
 
 
 def _chain(
@@ -112,18 +138,14 @@ def _chain(
     if entry.turns is not None:
         turns = [parse_turn(spec) for spec in entry.turns]
     if not turns:
-        raise TurnError(f"{entry.url} has no turns: give --turn, or `turns` in its manifest row or plan")
+        raise TurnError(f"{entry.url} has no turns: give them in its manifest row, or --turn for all")
     spec = model.spec
     length = config.segment_frames or spec.segment_frames
-    if length != spec.frames_for(length):
-        raise ValueError(
-            f"segment_frames is {length}, the model takes {spec.frames_for(length)} (or fewer, by its own steps)"
-        )
     cuts = _read_shots(shots, info) if shots else ()
     windows = segments(info.frames, length, config.overlap, cuts)
     frame = fit((info.height, info.width), config.fit, parse_size(config.size), spec.area, spec.size_multiple)
     camera, warnings = _camera(info, trajectory, turns)
-    spans = [(window.keep, window.stop) for window in windows]
+    spans = [(window.keep, window.stop) for window in windows]  # frames that each is the first to have
     targets: list[Trajectory] = []
     for turn in turns:
         if turn.trajectory is not None:
@@ -136,9 +158,10 @@ def _chain(
         else:
             target = targets[-1] if targets and turn.input == "previous" else camera
         targets.append(target)
-    seen = lambda path: Trajectory(c2w=path.c2w, intrinsics=frame.intrinsics(path.intrinsics))  # noqa: E731
+    seen = lambda path: Trajectory(path.c2w, frame.intrinsics(path.intrinsics)).rounded()  # noqa: E731
     chain = Chain(
         info=info,
+        identity=identity(entry.url),  # before the fingerprint, which sees to it that both are of one file
         fingerprint=file_digest(entry.url),
         fit=frame,
         segments=tuple(windows),

@@ -45,8 +45,8 @@ class Progress:
         done, cost = self._begin(scheduler)
         made, cost = edits.done - done, cost - scheduler.remaining_cost
         elapsed = max(now - self.began, 1e-9)
-        # Seconds per unit of cost so far, over what the longest chain or the workers' share still costs.
-        eta = elapsed / cost * scheduler.remaining_cost if cost > 0 else float("inf")
+        # Seconds per unit of cost and worker so far, times the workers' share of the rest or the longest chain.
+        eta = elapsed / cost * scheduler.healthy_workers * scheduler.remaining_span if cost > 0 else float("inf")
         return (
             f"{edits.done} edits done, {edits.left} left, {edits.failed} failed | "
             f"{sources.done}/{sources.done + sources.left + sources.failed} videos | "

@@ -17,6 +17,7 @@ from jobs.plan import Note
 from storage.atomic import published
 from storage.library import Library
 
+STORED = ("memories", "scores", "seconds", "worker", "attempt", "created_at")  # columns taken over from the library
 SCHEMA = pa.schema(
     [
         ("status", pa.string()),  # done, left or failed for an edit; failed or warning for a source as a whole
@@ -51,7 +52,7 @@ def results(
     video = {id: url for url, ids in videos.items() for id in ids}
     failed = {note.source: note.message for note in notes if note.status == "failed"}
     for chain in chains:
-        stored = {row["id"]: row for row in library.rows(chain.fingerprint).to_pylist()}
+        stored = {row["id"]: row for row in library.rows(chain.fingerprint, ["id", *STORED]).to_pylist()}
         for index, id in enumerate(chain.ids):
             turn, segment = divmod(index, len(chain.segments))
             found = stored.get(id)
@@ -69,7 +70,7 @@ def results(
                 "message": None if found else failed.get(chain.url),
             }
             if found:
-                row |= {key: found[key] for key in ("memories", "scores", "seconds", "worker", "attempt", "created_at")}
+                row |= {key: found[key] for key in STORED}
             rows.append(row)
     rows += [dataclasses.asdict(note) for note in notes]
     return pa.Table.from_pylist(rows, schema=SCHEMA)

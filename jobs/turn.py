@@ -83,7 +83,7 @@ def parse_turn(spec: str | dict[str, Any]) -> Turn:
         raise TurnError(f"turn {spec!r} has span = {turn.span!r}, expected one of {', '.join(SPANS)}")
     if turn.trajectory is None and not turn.prompt:
         raise TurnError(f"turn {spec!r} has neither a trajectory nor a prompt: there is nothing to edit")
-    if turn.trajectory is not None and turn.trajectory not in PRESETS and not _exists(turn.trajectory):
+    if turn.trajectory is not None and turn.trajectory not in PRESETS and not exists(turn.trajectory):
         near = difflib.get_close_matches(turn.trajectory, PRESETS, n=1, cutoff=0.0)[0]
         raise TurnError(
             f"turn '{turn.trajectory}' is no preset and no file; the nearest preset is '{near}' "
@@ -103,11 +103,15 @@ def _mapping(text: str) -> dict[str, Any]:
         if isinstance(loaded, dict):
             return loaded
     # Several words are an instruction; one is a preset or a file, so that a typo is not taken for a prompt.
-    return {"prompt": text} if re.search(r"\s", text) and not _exists(text) else {"trajectory": text}
+    return {"prompt": text} if re.search(r"\s", text) and not exists(text) else {"trajectory": text}
 
 
-def _exists(url: str) -> bool:
-    filesystem, path = fsspec.core.url_to_fs(url)
+def exists(url: str) -> bool:
+    """Whether there is a file or folder; False too for words that only look like a URL."""
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+    except (ValueError, ImportError):
+        return False
     return bool(filesystem.exists(path))
 
 
@@ -138,7 +142,7 @@ def target_trajectory(turn: Turn, frames: int, intrinsics: np.ndarray, spans: li
     """The path that a turn's camera takes: `frames` poses in the source's world.
 
     intrinsics: (4,) of the source's first frame, used by presets and by files that have none.
-    spans: (start, stop) of the segments, for `span: segment`.
+    spans: (start, stop) of the frames that each segment is the first to have, for `span: segment`.
     Raises TrajectoryError where a file's length does not match.
     """
     assert turn.trajectory is not None
@@ -159,7 +163,6 @@ def target_trajectory(turn: Turn, frames: int, intrinsics: np.ndarray, spans: li
 
 def _per_segment(make: Any, frames: int, spans: list[tuple[int, int]]) -> Trajectory:
     c2w, intrinsics = np.zeros((frames, 3, 4)), np.zeros((frames, 4))
-    # Where segments overlap the later one wins: its frames are the ones that the cross-fade ends on.
     for start, stop in spans:
         part = make(stop - start)
         c2w[start:stop], intrinsics[start:stop] = part.c2w, part.intrinsics

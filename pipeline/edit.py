@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from pipeline.fit import Fit
 from pipeline.segments import Segment
@@ -13,6 +14,7 @@ from pipeline.trajectory import Trajectory
 class Edit:
     """Everything that decides the bits of one edit, beside the model and the configuration.
 
+    identity: what the source's file looked like when it was planned; another one would be another source.
     frames: what the network sees, `segment.frames` rounded up to what the codec takes; the last frame is repeated.
     camera, target: trajectories of the input and of the result, `frames` poses each, in the source's world, with
         intrinsics as seen in the model's frame.
@@ -26,6 +28,7 @@ class Edit:
     parent: str
     source: str
     url: str
+    identity: tuple[Any, ...]
     turn: int
     segment: Segment
     frames: int

@@ -105,6 +105,11 @@ class Trajectory:
         rounded = np.rint(numbers * 1e6).astype("<i8")  # integers: no -0.0, no platform's float formatting
         return hashlib.sha256(b"trajectory-1" + rounded.tobytes()).hexdigest()
 
+    def rounded(self) -> Trajectory:
+        """This trajectory with exactly the numbers that its digest stands for: what is computed from it is then the
+        same wherever the digest is."""
+        return Trajectory(np.rint(self.c2w * 1e6) / 1e6, np.rint(self.intrinsics * 1e6) / 1e6)
+
     @classmethod
     def static(cls, length: int, intrinsics: ArrayLike) -> Trajectory:
         """A camera that stays at the origin of its world for `length` frames."""

@@ -182,18 +182,29 @@ def test_a_folder_with_bad_files_among_good_ones_finishes_the_good_ones(edit, cl
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--turn", "pan_rigth"], "pan_right"),
+        (["--turn", "pan_rigth"], "'pan_right'"),
         ([], "no turns"),
-        (["--turn", "pan_right", "wrokers=2"], "workers"),
-        (["--turn", "pan_right", "--owner", "../else"], "owner"),
-        (["--turn", "pan_right", "--limit", "0"], "--limit"),
-        (["--turn", "pan_right", "segment_frames=15"], "16"),
+        (["--turn", "pan_right", "wrokers=2"], "'workers'"),
+        (["--turn", "pan_right", "k=[1"], "'k'"),
+        (["--turn", "pan_right", "shift=.inf"], "'shift'"),
+        (["--turn", "pan_right", "size=97x128"], "97x128"),
+        (["--turn", "pan_right", "overlap=16"], "overlap is 16"),
+        (["--turn", "pan_right", "segment_frames=15"], "takes 16"),
+        (["--turn", "pan_right", "--owner", "../else"], "owner '../else'"),
+        (["--turn", "pan_right", "--limit", "0"], "--limit is 0"),
+        (["--turn", "pan_right", "--shots", "nowhere.txt"], "nowhere.txt is not there"),
+        (["--turn", "pan_right", "--workers", "5000"], "ask for fewer with workers=N"),
+        (["--turn", "{trajectory: broken.json}"], "broken.json"),
     ],
 )
-def test_a_command_that_cannot_be_understood_exits_with_one_line(edit, clip, words, expected) -> None:
+def test_a_command_that_cannot_be_understood_exits_with_two_and_one_line(
+    edit, clip, tmp_path, monkeypatch, words, expected
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.json").write_text('{"format": "memory-v2v/trajectory", "c2w": [[NaN]]}')
     code, said = edit(clip, *words)
-    lines = [line for line in said.splitlines() if expected in line]
-    assert code in (1, 2) and len(lines) == 1, said
+    lines = [line for line in said.splitlines() if line.startswith("memory-v2v: ")]
+    assert code == 2 and len(lines) == 1 and expected in lines[0], said
 
 
 def test_an_output_folder_that_is_a_file_or_cannot_be_made_exits_with_two(edit, clip, tmp_path) -> None:
@@ -214,9 +225,23 @@ def test_a_plan_file_says_it_all_and_the_command_line_wins(edit, clip, tmp_path)
     code, said = edit("--plan", plan, "--turn", "arc_left", "--dry-run")
     assert code == 0 and "3 to do" in said
     assert not list((tmp_path / "out").glob("*")), "a dry run writes nothing"
-    plan.write_text("inputs: [a.mp4]\nturn: [pan_right]\n")
-    code, said = edit("--plan", plan)
-    assert code == 2 and "'turn'" in said
+    for text, word in (
+        ("inputs: [a.mp4]\nturn: [pan_right]\n", "'turn'"),
+        ("inputs: [a.mp4]\nturns: pan_right\n", "a list"),
+        ("inputs: [a.mp4]\nowner: 5\n", "text"),
+        ("inputs: [1]\nturns: [pan_right]\n", "list of names"),
+        ("config: [a]\n", "a mapping"),
+        ("[a", "cannot be read"),
+    ):
+        plan.write_text(text)
+        code, said = edit("--plan", plan)
+        assert code == 2 and word in said and said.count("\n") == 1, said
+
+
+def test_a_dry_run_with_another_sphere_says_that_all_is_to_do(edit, clip, tmp_path) -> None:
+    assert edit(clip, "--turn", "pan_right", "steps=1")[0] == 0
+    code, said = edit(clip, "--turn", "pan_right", "steps=1", "radius=50", "--dry-run")
+    assert code == 0 and "0 edits done, 3 to do" in said
 
 
 def test_what_a_turn_publishes_is_what_its_latents_decode_to(edit, clip, tmp_path, tiny_model) -> None:

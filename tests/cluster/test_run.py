@@ -121,23 +121,24 @@ def test_a_model_that_cannot_be_loaded_stops_the_run_with_its_reason(chains, set
 
 
 @pytest.mark.parametrize(
-    ("asked", "threads", "resources", "expected"),
+    ("asked", "threads", "nodes", "expected"),
     [
-        (0, 1, {"CPU": 2.0}, Places(2, 0.9, 0.0)),
-        (4, 1, {"CPU": 2.0}, Places(4, 0.45, 0.0)),
-        (0, 4, {"CPU": 16.0}, Places(4, 3.6, 0.0)),
-        (0, 1, {"CPU": 64.0, "GPU": 8.0}, Places(8, 1.0, 0.9)),
-        (4, 1, {"CPU": 64.0, "GPU": 2.0}, Places(4, 1.0, 0.45)),
+        (0, 1, [{"CPU": 2.0}], Places(2, 0.9, 0.0)),
+        (4, 1, [{"CPU": 2.0}], Places(4, 0.45, 0.0)),
+        (0, 4, [{"CPU": 16.0}], Places(4, 3.6, 0.0)),
+        (0, 1, [{"CPU": 64.0, "GPU": 8.0}], Places(8, 1.0, 0.9)),
+        (4, 1, [{"CPU": 64.0, "GPU": 2.0}], Places(4, 1.0, 0.45)),
+        (0, 4, [{"CPU": 2.0}, {"CPU": 2.0}], Places(1, 1.8, 0.0)),
     ],
 )
 def test_editors_share_a_small_machine_in_fractions_and_take_a_gpu_each_where_there_are(
-    asked, threads, resources, expected
+    asked, threads, nodes, expected
 ) -> None:
-    assert places(asked, threads, resources) == expected
+    assert places(asked, threads, nodes) == expected
 
 
 def test_a_cluster_without_room_is_refused_with_what_is_missing() -> None:
     with pytest.raises(ClusterError, match="0 CPUs"):
-        places(1, 1, {})
+        places(1, 1, [])
     with pytest.raises(ClusterError, match="ask for fewer"):
-        places(500, 1, {"CPU": 2.0})
+        places(500, 1, [{"CPU": 2.0}])

@@ -34,6 +34,7 @@ def chain(
     return Chain(
         info=INFO,
         fingerprint=fingerprint,
+        identity=(1, 2, 3),
         fit=fit((64, 64), config.fit, None, 32 * 32, 8),
         segments=tuple(windows),
         frames=tuple(-(-window.frames // 4) * 4 for window in windows),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 
 import pytest
+from ray.exceptions import RayTaskError
 
 from actors.faults import blame, disk_is_full, one_line
 from storage.library import LibraryError
@@ -27,6 +28,12 @@ def test_a_full_disk_is_known_by_its_number_and_by_its_words() -> None:
     assert disk_is_full(OSError(errno.ENOSPC, "x"))
     assert disk_is_full(VideoError("cannot be written (No space left on device)"))
     assert not disk_is_full(OSError(errno.EACCES, "x"))
+
+
+def test_a_full_disk_is_known_through_what_ray_makes_of_it() -> None:
+    error = RayTaskError("Librarian.commit", "traceback", OSError(errno.ENOSPC, "blob range")).as_instanceof_cause()
+    assert disk_is_full(error)
+    assert not disk_is_full(RayTaskError("f", "traceback", OSError(errno.EIO, "x")).as_instanceof_cause())
 
 
 def test_an_error_is_told_in_one_line_by_its_cause_and_its_kind_where_that_helps() -> None:

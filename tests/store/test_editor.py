@@ -103,6 +103,12 @@ def test_a_source_that_is_gone_is_an_error_that_names_it(chain, setup) -> None:
         Editor(setup).edit(chain.edit(0))
 
 
+def test_a_source_that_changed_since_it_was_planned_is_not_edited_under_its_old_name(chain, setup) -> None:
+    write_clip(chain.url, moving_frames(20, 48, 64, seed=5), rate=24)
+    with pytest.raises(VideoError, match="changed since it was planned"):
+        Editor(setup).edit(chain.edit(0))
+
+
 def test_turns_are_published_whole_once_and_again_when_the_settings_change(chain, setup, tmp_path) -> None:
     make_all(chain, setup, Editor(setup))
     publisher = Publisher(setup)
