@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from jobs.edit import read_summary
 from jobs.main import main
 from jobs.results import read_results
+from pipeline.codec import load_codec
 from pipeline.coverage import Sphere
 from pipeline.descriptor import DIMENSION
 from storage.fingerprint import folder_digest
@@ -23,25 +28,50 @@ from storage.video import probe, read_frames
 from tests.generated import moving_frames, write_clip
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
-TURNS = ["--turn", "pan_right", "--turn", "arc_left", "--turn", "zoom_out"]
+TEXT = "{prompt: a red jacket, input: previous}"
+TURNS = ["--turn", "pan_right", "--turn", "arc_left", "--turn", TEXT]
 FRAMES = 40  # two and a half segments of 16
 
 
-@pytest.fixture
-def clip(tmp_path: Path) -> Path:
-    return Path(write_clip(tmp_path / "clip.mp4", moving_frames(FRAMES, 48, 64), rate=24, audio="aac"))
+def run(*words: str | Path, out: Path, model: str) -> tuple[int, str]:
+    """The command: its exit code and what it printed."""
+    with io.StringIO() as said, redirect_stdout(said), redirect_stderr(said):
+        code = main(["edit", *map(str, words), "--out", str(out), "--model", model])
+        return code, said.getvalue()
 
 
 @pytest.fixture
-def edit(tiny_model: str, tmp_path: Path, capfd: pytest.CaptureFixture) -> Callable[..., tuple[int, str]]:
-    """Run the command; its exit code and what it printed."""
+def edit(tiny_model: str, tmp_path: Path) -> Callable[..., tuple[int, str]]:
+    """The command in a folder of the test's own."""
+    return lambda *words, out="out", model=tiny_model: run(*words, out=tmp_path / out, model=model)
 
-    def run(*words: str | Path, out: str = "out", model: str = tiny_model) -> tuple[int, str]:
-        code = main(["edit", *map(str, words), "--out", str(tmp_path / out), "--model", model])
-        captured = capfd.readouterr()
-        return code, captured.out + captured.err
 
-    return run
+@dataclass(frozen=True)
+class Edited:
+    """A finished run that several tests look at: a clip in three turns."""
+
+    clip: Path
+    out: Path
+    said: str
+
+    @property
+    def folder(self) -> Path:
+        [folder] = self.out.glob("clip-????????")
+        return folder
+
+
+@pytest.fixture(scope="module")
+def edited(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> Edited:
+    folder = tmp_path_factory.mktemp("edited")
+    clip = write_clip(folder / "clip.mp4", moving_frames(FRAMES, 48, 64), rate=24, audio="aac")
+    code, said = run(clip, *TURNS, out=folder / "out", model=tiny_model)
+    assert code == 0, said
+    return Edited(Path(clip), folder / "out", said)
+
+
+@pytest.fixture
+def clip(edited: Edited) -> Path:
+    return edited.clip
 
 
 def files(folder: Path) -> dict[str, str]:
@@ -65,46 +95,66 @@ def latents(out: Path, model: str, sphere: Sphere | None = None) -> dict[str, by
     return {memory.id: memory.latent.numpy().tobytes() for memory in library.read(ids)}
 
 
-def test_three_turns_give_three_videos_a_comparison_a_library_and_a_table(edit, clip, tmp_path, tiny_model) -> None:
-    code, said = edit(clip, *TURNS)
-    assert code == 0, said
-    assert "untrained" in said and "9 edits made" in said
-    out = tmp_path / "out"
-    [folder] = out.glob("clip-????????")
-    assert sorted(p.name for p in folder.iterdir()) == [
-        "compare.mp4", "turn-01-pan_right.mp4", "turn-02-arc_left.mp4", "turn-03-zoom_out.mp4",
+def test_three_turns_give_three_videos_a_comparison_a_library_and_a_table(edited, tiny_model) -> None:
+    assert "untrained" in edited.said and "9 edits made" in edited.said
+    assert sorted(p.name for p in edited.folder.iterdir()) == [
+        "compare.mp4", "turn-01-pan_right.mp4", "turn-02-arc_left.mp4", "turn-03-text.mp4",
     ]  # fmt: skip
-    source = probe(str(clip))
-    for path in folder.glob("turn-*.mp4"):
+    source = probe(str(edited.clip))
+    for path in edited.folder.glob("turn-*.mp4"):
         info = probe(str(path))
         assert (info.frames, info.rate, info.audio) == (source.frames, source.rate, True)
         assert info.height % 2 == 0 and abs(info.width / info.height - 64 / 48) < 0.1
-    rows, notes = table(out)
+    rows, notes = table(edited.out)
     assert [note["status"] for note in notes] == ["warning"] and "camera moves" in notes[0]["message"]
     assert [(row["turn"], row["segment"], row["status"]) for row in rows] == [
         (turn, segment, "done") for turn in (1, 2, 3) for segment in (0, 1, 2)
     ]
-    ids = [row["id"] for row in rows]
-    for index, row in enumerate(rows):
-        assert set(row["memories"]) <= set(ids[:index]) and len(row["memories"]) == min(4, index) == len(row["scores"])
-    assert set(latents(out, tiny_model)) == set(ids)
-    summary = read_summary(str(out))
+    assert set(latents(edited.out, tiny_model)) == {row["id"] for row in rows}
+    assert {Path(row["video"]).name for row in rows} == {path.name for path in edited.folder.glob("turn-*.mp4")}
+    summary = read_summary(str(edited.out))
     assert summary["sources"] == {"done": 1, "failed": 0} and summary["edits"] == {"done": 9}
 
-    # The same command again finds everything done; nothing is written anew.
-    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    code, said = edit(clip, *TURNS)
+
+def test_every_edit_remembers_its_ancestors_and_a_text_turn_its_own_segments_the_preceding_first(edited) -> None:
+    rows, _ = table(edited.out)
+    ids = [row["id"] for row in rows]
+    for index, row in enumerate(rows[:6]):
+        assert set(row["memories"]) <= set(ids[:index]) and len(row["memories"]) == min(4, index) == len(row["scores"])
+    text = rows[6:]
+    assert text[0]["memories"] == [] and text[1]["memories"] == [text[0]["id"]]
+    assert text[2]["memories"] == [text[1]["id"], text[0]["id"]]
+
+
+def test_the_same_command_again_finds_all_done_and_writes_no_video_anew(edited, tiny_model) -> None:
+    before = {path: path.stat().st_mtime_ns for path in edited.folder.iterdir()}
+    code, said = run(edited.clip, *TURNS, out=edited.out, model=tiny_model)
     assert code == 0 and "9 edits done, 0 to do" in said and "0 edits made" in said
-    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    assert {path: path.stat().st_mtime_ns for path in edited.folder.iterdir()} == before
 
-    # Changed publish settings publish again, from the committed latents, without an edit.
-    code, said = edit(clip, *TURNS, "upscale=source", "crf=30")
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([*TURNS[:4], "--turn", "tilt_up"], "6 edits done, 3 to do"),
+        ([*TURNS[:2], "--turn", "tilt_up", *TURNS[4:]], "3 edits done, 6 to do"),
+        ([*TURNS, "--turn", "tilt_up"], "9 edits done, 3 to do"),
+        ([*TURNS, "seed=1"], "0 edits done, 9 to do"),
+        ([*TURNS, "radius=50"], "0 edits done, 9 to do"),
+        ([*TURNS, "crf=30", "--workers", "7"], "9 edits done, 0 to do"),
+    ],
+)
+def test_a_dry_run_tells_what_a_changed_plan_shares_with_what_was_done(edited, tiny_model, words, said) -> None:
+    code, printed = run(edited.clip, *words, "--dry-run", out=edited.out, model=tiny_model)
+    assert code == 0 and said in printed
+
+
+def test_changed_publish_settings_publish_again_without_an_edit(edited, tiny_model, tmp_path) -> None:
+    out = tmp_path / "copy"
+    shutil.copytree(edited.out, out)
+    code, said = run(edited.clip, *TURNS, "upscale=source", "crf=30", out=out, model=tiny_model)
     assert code == 0 and "0 edits made" in said
-    assert {(probe(str(p)).height, probe(str(p)).width) for p in folder.glob("turn-*")} == {(48, 64)}
-
-    # A changed third turn keeps the first two.
-    code, said = edit(clip, *TURNS[:4], "--turn", "tilt_up", "--dry-run")
-    assert code == 0 and "6 edits done, 3 to do" in said
+    assert {(probe(str(p)).height, probe(str(p)).width) for p in out.glob("clip-*/turn-*")} == {(48, 64)}
 
 
 def test_one_two_and_four_workers_and_a_fresh_start_make_the_same_latents_and_videos(
@@ -127,33 +177,17 @@ def test_one_two_and_four_workers_and_a_fresh_start_make_the_same_latents_and_vi
     assert len(made[0][0]) == 2 * (3 + 2 + 1 + 1) and len(made[0][1]) == 4 * 3
 
 
-def test_a_prompt_on_the_previous_result_runs_and_remembers_its_own_turn(edit, clip, tmp_path) -> None:
-    code, said = edit(clip, "--turn", "pan_right", "--turn", "{prompt: a red jacket, input: previous}", "overlap=4")
-    assert code == 0, said
-    rows, _ = table(tmp_path / "out")
-    text = [row for row in rows if row["turn"] == 2]
-    assert text[0]["memories"] == [] and text[2]["memories"][0] == text[1]["id"], "the preceding segment comes first"
-    assert (tmp_path / "out").glob("*/turn-02-text.mp4")
-
-
-def test_one_perturbed_weight_renames_every_edit_and_the_old_library_refuses_it(
-    edit, clip, tmp_path, tiny_model
-) -> None:
-    code, said = edit(clip, "--turn", "pan_right")
-    assert code == 0, said
+def test_one_perturbed_weight_renames_every_edit_and_the_old_library_refuses_it(edited, tmp_path, tiny_model) -> None:
     other = tmp_path / "perturbed"
     shutil.copytree(tiny_model, other)
-    from safetensors.torch import load_file, save_file
-
     path = next((other / "transformer").glob("*.safetensors"))
     weights = load_file(path)
-    name = sorted(weights)[0]
-    weights[name].view(-1)[0] += 1e-3
+    weights[sorted(weights)[0]].view(-1)[0] += 1e-3
     save_file(weights, path, metadata={"format": "pt"})
-    code, said = edit(clip, "--turn", "pan_right", model=str(other))
+    code, said = run(edited.clip, *TURNS, out=edited.out, model=str(other))
     assert code == 2 and "holds memories of model" in said and "--library" in said
-    code, said = edit(clip, "--turn", "pan_right", "--library", tmp_path / "new", "--dry-run", model=str(other))
-    assert code == 0 and "0 edits done, 3 to do" in said
+    code, said = run(edited.clip, *TURNS, "--library", tmp_path, "--dry-run", out=edited.out, model=str(other))
+    assert code == 0 and "0 edits done, 9 to do" in said
 
 
 def test_a_folder_with_bad_files_among_good_ones_finishes_the_good_ones(edit, clip, tmp_path) -> None:
@@ -238,34 +272,15 @@ def test_a_plan_file_says_it_all_and_the_command_line_wins(edit, clip, tmp_path)
         assert code == 2 and word in said and said.count("\n") == 1, said
 
 
-def test_a_dry_run_with_another_sphere_says_that_all_is_to_do(edit, clip, tmp_path) -> None:
-    assert edit(clip, "--turn", "pan_right", "steps=1")[0] == 0
-    code, said = edit(clip, "--turn", "pan_right", "steps=1", "radius=50", "--dry-run")
-    assert code == 0 and "0 edits done, 3 to do" in said
-
-
-def test_what_a_turn_publishes_is_what_its_latents_decode_to(edit, clip, tmp_path, tiny_model) -> None:
-    assert edit(clip, "--turn", "pan_right", "crf=1", "latent_dtype=float32")[0] == 0
-    from pipeline.codec import load_codec
-
-    out = tmp_path / "out"
-    [path] = out.glob("*/turn-01-*.mp4")
-    rows, _ = table(out)
-    stored = latents(out, tiny_model)
-    shape = (3, 16, *probe_size(path))
-    codec = load_codec(tiny_model)
-    decoded = codec.decode(
-        torch.frombuffer(bytearray(stored[rows[0]["id"]]), dtype=torch.float32).reshape(shape)
-    ).numpy()
+def test_what_a_turn_publishes_is_what_its_latents_decode_to(edited, tiny_model) -> None:
+    path = edited.folder / "turn-01-pan_right.mp4"
+    rows, _ = table(edited.out)
+    latent = torch.frombuffer(bytearray(latents(edited.out, tiny_model)[rows[0]["id"]]), dtype=torch.float16)
+    info = probe(str(path))
+    decoded = load_codec(tiny_model).decode(latent.reshape(3, 16, info.height, info.width).float()).numpy()
     shown = read_frames(str(path), 0, 16)
     # On noise the halved chroma is lost and takes some brightness with it; what remains is plainly the same picture.
     luma = np.array([0.2126, 0.7152, 0.0722])
-    alike = [
-        np.corrcoef((decoded[i] @ luma).ravel(), (shown[j] @ luma).ravel())[0, 1] for i, j in ((0, 0), (9, 9), (0, 9))
-    ]
+    pairs = ((0, 0), (9, 9), (0, 9))
+    alike = [np.corrcoef((decoded[i] @ luma).ravel(), (shown[j] @ luma).ravel())[0, 1] for i, j in pairs]
     assert min(alike[:2]) > 0.8 > 0.5 > alike[2], alike
-
-
-def probe_size(path: Path) -> tuple[int, int]:
-    info = probe(str(path))
-    return info.height, info.width
