@@ -32,6 +32,9 @@ TRANSFORMER: dict[str, Any] = {
     "freq_dim": 256,
     "ffn_dim": 1024,
     "num_layers": 8,
+    "cameras": "plucker",
+    "positions": "frustum",
+    "merge": "merge",
 }
 TEXT: dict[str, Any] = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_heads": 4, "num_layers": 2}
 PIPELINE: dict[str, Any] = {
