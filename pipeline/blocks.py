@@ -115,7 +115,8 @@ class MemoryWanTransformerBlock(WanTransformerBlock):
         project: "also" returns (states, (queries, keys, values) of the self-attention), "only" those and nothing else.
         """
         if conditioning_temb is None or target_tokens == hidden_states.shape[1]:
-            if encoder_hidden_states is not None and cameras is None and context is None and not project:
+            stock = self.projector is None and context is None and not project
+            if encoder_hidden_states is not None and stock:
                 return super().forward(hidden_states, encoder_hidden_states, temb, rotary_emb)
             lengths, modulations = [hidden_states.shape[1]], [temb]
         else:
@@ -140,7 +141,7 @@ class MemoryWanTransformerBlock(WanTransformerBlock):
         if project == "only":
             return result
         attended, own = result if project else (result, None)
-        if self.projector is not None and cameras is not None:
+        if self.projector is not None:  # with or without cameras: it was trained as a part of the attention
             attended = self.projector(attended)
         hidden_states = gated(attended, 2)
         if encoder_hidden_states is not None:
