@@ -41,17 +41,15 @@ class Parts:
 def recognise(folder: str | Path) -> Base | None:
     """The base whose weights lie in a local folder; None where there are none that we know.
 
-    Diffusers' layout is told by its class, a checkpoint by its names. Raises BaseError where a checkpoint cannot be
-    read or several lie side by side.
+    Diffusers' layout is told by its class, a checkpoint by its names; a checkpoint may lie in the folder of Wan's own
+    pipeline, whose components it needs. Raises BaseError where a checkpoint cannot be read or several lie side by side.
     """
     folder = Path(folder)
-    index = folder / "model_index.json"
-    if index.is_file():
-        try:
-            kind = json.loads(index.read_text())["_class_name"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return next(base for base in BASES if base.name == "lucy-edit") if kind == "LucyEditPipeline" else None
+    kind = _pipeline_class(folder)
+    if kind == "MemoryV2VPipeline":
+        return None
+    if kind == "LucyEditPipeline":
+        return next(base for base in BASES if base.name == "lucy-edit")
     file = _checkpoint(folder)
     if file is None:
         return None
@@ -86,6 +84,13 @@ def locate(base: Base, folder: str | Path | None = None) -> Parts:
         if not path.exists():
             raise BaseError(f"{path} is not there, it should hold the {part} of {base.name}: {_remedy(base)}")
     return Parts(**places)
+
+
+def _pipeline_class(folder: Path) -> str | None:
+    try:
+        return json.loads((folder / "model_index.json").read_text())["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _checkpoint(folder: Path) -> Path | None:

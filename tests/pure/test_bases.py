@@ -311,6 +311,15 @@ def test_a_converted_base_is_a_model_as_any_other(components, tmp_path):
     assert published[0, 21].any()
 
 
+def test_a_converted_folder_is_not_taken_for_a_base(components, tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    folder_of(components, source, reading().state_dict())
+    convert(small(RECAMMASTER), locate(RECAMMASTER, source), tmp_path / "converted")
+    torch.save(reading().state_dict(), tmp_path / "converted" / "step20000.ckpt")
+    assert recognise(tmp_path / "converted") is None
+
+
 def test_converting_twice_gives_the_same_bytes(components, tmp_path):
     source = tmp_path / "source"
     source.mkdir()
@@ -349,6 +358,9 @@ def test_lucy_edit_converts_from_diffusers_folder(components, tmp_path):
 def test_a_folder_is_recognised_by_what_its_checkpoint_holds(tmp_path):
     weights = reading().state_dict()
     torch.save(weights, tmp_path / "a.ckpt")
+    assert recognise(tmp_path) is RECAMMASTER
+    # laid into the folder of Wan's own pipeline, whose components it needs
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline"}))
     assert recognise(tmp_path) is RECAMMASTER
     torch.save(weights | {"embedders.0.weight": torch.zeros(1)}, tmp_path / "a.ckpt")
     assert recognise(tmp_path) is MEMORY_V2V
