@@ -89,6 +89,19 @@ class Operations:
             total += self._block(target, count, self.text)
         return total
 
+    def kept_tokens(self, scheme: Scheme, memories: int) -> int:
+        """Tokens whose keys and values a filled cache holds, summed over the blocks."""
+        config, groups = self.config, self.groups(scheme, memories)
+        points = [round(depth * config.num_layers) for depth in config.merge_at] if memories else []
+        if scheme.merge == "off" or not points:
+            return config.num_layers * tokens(groups)
+        total, start = 0, 0
+        for stop in [*points[1:], config.num_layers]:
+            groups = self._merged(groups, scheme, memories)
+            total += (stop - start) * tokens(groups)  # what comes before the first point is merged as behind it
+            start = stop
+        return total
+
     @property
     def latent_channels(self) -> int:
         return self.config.in_channels // (2 if self.config.source == "channels" else 1)

@@ -76,14 +76,28 @@ class Tokens:
         )
 
 
+class Tokenizer(nn.Conv3d):
+    """A convolution whose stride is its kernel, as the product of patches and weights that it is: several times
+    faster on a CPU than a convolution with so large a kernel."""
+
+    def __init__(self, channels: int, dim: int, kernel: Any) -> None:
+        super().__init__(channels, dim, kernel_size=kernel, stride=kernel)
+
+    def forward(self, latent: torch.Tensor) -> torch.Tensor:
+        """(B, C, T, H, W) to (B, D, F, h, w)."""
+        for axis, size in zip((4, 3, 2), reversed(self.kernel_size), strict=True):
+            latent = latent.unflatten(axis, (-1, size))
+        patches = latent.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4)
+        return F.linear(patches, self.weight.flatten(1), self.bias).movedim(-1, 1)
+
+
 class Tokenizers(nn.ModuleDict):
     """One convolution per distinct kernel, named `1x2x2`."""
 
     def __init__(self, kernels: Iterable[Sequence[int]], patch: Kernel, channels: int, dim: int) -> None:
         super().__init__()
         for kernel in sorted({tuple(each) for each in kernels}):
-            size: Any = tuple(k * p for k, p in zip(kernel, patch, strict=True))
-            self[_name(kernel)] = nn.Conv3d(channels, dim, kernel_size=size, stride=size)
+            self[_name(kernel)] = Tokenizer(channels, dim, tuple(k * p for k, p in zip(kernel, patch, strict=True)))
 
     def of(self, kernel: Sequence[int]) -> Any:
         return self[_name(kernel)]
