@@ -1,17 +1,23 @@
-"""Finding a model: `mini`, or a folder in diffusers' layout."""
+"""Finding a model: `mini`, a published base by name, hub id or folder, or a folder in our own layout."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pipeline
 from jobs.plan import Model
+from pipeline.bases import BASES, Base, BaseError, find
+from pipeline.bases.base import FORMAT
+from pipeline.bases.locate import locate, recognise
 from pipeline.spec import ModelSpec
-from storage.fingerprint import cache_folder, folder_digest
+from storage.fingerprint import cache_folder, file_digest, folder_digest
 
 
 class ModelError(ValueError):
@@ -19,10 +25,15 @@ class ModelError(ValueError):
 
 
 def resolve(name: str) -> Model:
-    """`mini` or a folder → where it lies, the digest of its content, and the shapes it takes. Raises ModelError."""
-    folder = _mini() if name == "mini" else Path(name)
-    if not folder.is_dir():
-        raise ModelError(f"model '{name}' is not there: expected mini, or a folder written by save_pretrained")
+    """A model's name → where it lies, the digest of its content, and the shapes it takes. Raises ModelError.
+
+    `mini`; recammaster, lucy-edit, memory-v2v or their hub ids, fetched where they are not in the hub's cache; a folder
+    with the files of one of those; or a folder written by save_pretrained. Bases are converted into such a folder once.
+    """
+    try:
+        folder = _folder(name)
+    except BaseError as error:
+        raise ModelError(f"model '{name}': {error}") from error
     try:
         spec = ModelSpec.read(folder)
     except (OSError, KeyError, ValueError) as error:
@@ -32,25 +43,75 @@ def resolve(name: str) -> Model:
     return Model(str(folder.resolve()), folder_digest(str(folder)), spec)
 
 
+def _folder(name: str) -> Path:
+    if name == "mini":
+        return _mini()
+    folder = Path(name)
+    if folder.is_dir():
+        base = recognise(folder)
+        return folder if base is None else _converted(base, folder)
+    base = find(name)
+    if base is None:
+        names = ", ".join(base.name for base in BASES)
+        raise ModelError(
+            f"model '{name}' is not there: expected mini, {names}, a hub id of those, a folder with the files of one, "
+            "or a folder written by save_pretrained"
+        )
+    return _converted(base, None)
+
+
 def _mini() -> Path:
     """The folder of `mini`: built once with random weights, since no trained ones are shipped yet."""
     # Named by the code that builds it, which is cheaper to read than to import: an edit there builds a new one.
-    sources = [
-        Path(pipeline.__path__[0]) / name for name in ("mini.py", "codec.py", "transformer.py", "memory_pipeline.py")
-    ]
+    sources = sorted(Path(pipeline.__path__[0]).glob("*.py"))
     key = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
-    folder = cache_folder() / "models" / f"mini-untrained-{key}"
-    if not folder.is_dir():
+
+    def build(fresh: Path) -> None:
         from transformers.utils import logging
 
         from pipeline.mini import build_mini
 
         logging.disable_progress_bar()
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        fresh = tempfile.mkdtemp(dir=folder.parent)
         build_mini(seed=0).save_pretrained(fresh)
+
+    return _made(f"mini-untrained-{key}", build)
+
+
+def _converted(base: Base, place: Path | None) -> Path:
+    """The folder of a base in our layout, named by the content of its files: made once, found ever after."""
+    parts = locate(base, place)
+    content = [[name, file_digest(str(file))] for name, file in parts.files()]
+    key = hashlib.sha256(json.dumps([base.name, FORMAT, content]).encode()).hexdigest()[:16]
+
+    def build(fresh: Path) -> None:
+        from pipeline.bases.convert import convert
+
+        print(f"converting {base.title} (licence: {base.licence}), once", file=sys.stderr, flush=True)
+        placement = convert(base, parts, fresh)
+        if placement.unplaced:
+            print(
+                f"{len(placement.unplaced)} parameters of {parts.weights} have no known place and are left out: "
+                + ", ".join(placement.unplaced),
+                file=sys.stderr,
+                flush=True,
+            )
+
+    return _made(f"{base.name}-{key}", build)
+
+
+def _made(name: str, build: Callable[[Path], None]) -> Path:
+    """The folder of that name in the cache, built beside it and moved into place whole where it is not there yet."""
+    folder = cache_folder() / "models" / name
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(dir=folder.parent))
         try:
+            build(fresh)
             os.replace(fresh, folder)
-        except OSError:  # another process was first, with the same weights
-            shutil.rmtree(fresh)
+        except OSError:
+            if not folder.is_dir():
+                raise
+            # another process was first, with the same weights
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
     return folder

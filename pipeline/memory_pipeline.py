@@ -7,6 +7,9 @@
 
 An edit is one segment of one video: there is no batch axis at this surface. All trajectories of a call share one frame
 of reference, this segment's first source camera. Everything is a function of the inputs and the generator.
+
+What diffusers' users know works here too: `load_lora_weights`, `enable_model_cpu_offload`,
+`transformer.compile_repeated_blocks`, `transformer.set_attention_backend`.
 """
 
 from __future__ import annotations
@@ -14,11 +17,12 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers.loaders import WanLoraLoaderMixin
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
@@ -26,8 +30,9 @@ from diffusers.utils import BaseOutput, logging
 from diffusers.utils.torch_utils import randn_tensor
 
 from .codec import Codec, PixelCodec, codec_of
+from .memory_cache import MemoryCache
 from .spec import ModelSpec, compression_of
-from .trajectory import Trajectory
+from .trajectory import Trajectory, default_intrinsics
 from .transformer import ConditioningVideo, MemoryWanTransformer3DModel
 
 logger = logging.get_logger(__name__)
@@ -40,22 +45,30 @@ class MemoryVideo:
     latent: (C, T', H', W') normalised, any number of latent frames, picture size as the target's.
     trajectory: its camera relative to this segment's first source camera, one pose per frame; None without cameras.
     start: signed frames from this segment's first frame to the memory's first.
+    preceding: this is the segment just before, which text models place nearer than other memories.
     """
 
     latent: torch.Tensor
     trajectory: Trajectory | None = None
     start: int = 0
+    preceding: bool = False
 
 
 @dataclass
 class MemoryV2VPipelineOutput(BaseOutput):
-    """latents: (C, T', H', W') float32, the edit. frames: (T, H, W, 3) uint8, where pictures were asked for."""
+    """latents: (C, T', H', W') float32, the edit. frames: (T, H, W, 3) uint8, where pictures were asked for.
+
+    cache_bytes: what the conditioning's keys and values took, 0 with joint attention. rank_correlations: by merge
+    point, of the memory frames' responsiveness between the first pass and each later one, where asked for.
+    """
 
     latents: torch.Tensor
     frames: np.ndarray | None = None
+    cache_bytes: int = 0
+    rank_correlations: dict[int, list[float]] | None = None
 
 
-class MemoryV2VPipeline(DiffusionPipeline):
+class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
     """Memory-conditioned video-to-video editing with `MemoryWanTransformer3DModel`.
 
     Components: `vae` is a `PixelCodec` or an `AutoencoderKLWan`; `text_encoder` and `tokenizer` may be absent (then
@@ -163,7 +176,14 @@ class MemoryV2VPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         shift: float | None = None,
+        frame_rate: float = 24.0,
         generator: torch.Generator | None = None,
+        attention: str | None = None,
+        merge: str | None = None,
+        cache_dtype: torch.dtype | None = None,
+        cache_device: torch.device | str | None = None,
+        track_responsiveness: bool = False,
+        attention_kwargs: dict[str, Any] | None = None,
         output_type: str = "latent",
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
@@ -175,6 +195,12 @@ class MemoryV2VPipeline(DiffusionPipeline):
         source_trajectory, target_trajectory: one camera per frame. A target camera makes this a camera task: then
             every memory needs a trajectory, and a source without one is taken to stand still at the origin.
         memories: most relevant first: rank decides the tokenizer.
+        frame_rate: frames per second, for models whose positions know time in seconds.
+        attention, merge: as of the transformer's forward; None for the model's own.
+        cache_dtype, cache_device: where the conditioning's keys and values live between steps; None for the model's.
+            torch.float8_e4m3fn takes half of bfloat16, "cpu" none of the accelerator's memory.
+        track_responsiveness: measure `rank_correlations` of the output.
+        attention_kwargs: {"scale": ...} of LoRA adapters.
         num_inference_steps, guidance_scale, shift: None for the model's own. The second, unguided pass is made only if
             guidance_scale > 1 and the negative prompt differs from the prompt, since equal passes cancel.
         output_type: "latent", or "np" for pictures as well.
@@ -195,13 +221,31 @@ class MemoryV2VPipeline(DiffusionPipeline):
         guided = guidance > 1 and clean(prompt) != clean(negative_prompt)
         prompt_embeds = self.encode_prompt(prompt)
         negative_prompt_embeds = self.encode_prompt(negative_prompt) if guided else None
+        height, width = (size * self.codec.spatial_compression for size in shape[2:])
+        lens = default_intrinsics(width / height) if target_trajectory is None else target_trajectory.intrinsics[0]
+        if self.transformer.config.positions == "frustum" and target_trajectory is None:
+            # Every token needs a ray. Without cameras all videos share one that stands still.
+            frames = 1 + self.codec.temporal_compression * (shape[1] - 1)
+            target_trajectory = source_trajectory or Trajectory.static(frames, lens)
         if target_trajectory is not None and source_trajectory is None and source_latent is not None:
-            source_trajectory = Trajectory.static(self._frames_of(source_latent), target_trajectory.intrinsics[0])
+            source_trajectory = Trajectory.static(self._frames_of(source_latent), lens)
+        cache = None
+        if (attention or self.transformer.config.attention) == "cached":
+            cache = MemoryCache(cache_dtype, cache_device, track_responsiveness)
+        own = MemoryVideo(torch.empty(0), target_trajectory)
+        view = self._view(own, frame_rate)
         conditioning = {
-            "source": None if source_latent is None else self._conditioning(source_latent, source_trajectory),
-            "memories": [self._conditioning(memory.latent, memory.trajectory) for memory in memories],
-            "target_poses": self._poses(target_trajectory),
+            "source": None,
+            "memories": [self._conditioning(memory, lens, frame_rate) for memory in memories],
+            **{f"target_{name}": value for name, value in view.items()},
+            "attention": attention,
+            "merge": merge,
+            "cache": cache,
+            "attention_kwargs": attention_kwargs,
         }
+        if source_latent is not None:
+            video = MemoryVideo(source_latent, source_trajectory)
+            conditioning["source"] = self._conditioning(video, lens, frame_rate)
 
         latents = randn_tensor((1, *shape), generator=generator, device=device, dtype=torch.float32)
         self.scheduler.set_shift(shift)
@@ -231,7 +275,12 @@ class MemoryV2VPipeline(DiffusionPipeline):
 
         frames = self.decode(latents[0]) if output_type == "np" else None
         self.maybe_free_model_hooks()
-        return MemoryV2VPipelineOutput(latents=latents[0], frames=frames)
+        return MemoryV2VPipelineOutput(
+            latents=latents[0],
+            frames=frames,
+            cache_bytes=cache.bytes if cache is not None else 0,
+            rank_correlations=cache.rank_correlations() if cache is not None and track_responsiveness else None,
+        )
 
     def encode_prompt(self, prompt: str) -> torch.Tensor:
         """(1, text_length, text width): the encoder's states, then zeros, as Wan pads its text."""
@@ -357,17 +406,28 @@ class MemoryV2VPipeline(DiffusionPipeline):
     def _frames_of(self, latent: torch.Tensor) -> int:
         return 1 + self.codec.temporal_compression * (latent.shape[1] - 1)
 
-    def _conditioning(self, latent: torch.Tensor, trajectory: Trajectory | None) -> ConditioningVideo:
+    def _conditioning(self, video: MemoryVideo, lens: np.ndarray, frame_rate: float) -> ConditioningVideo:
         # A fresh copy even where nothing is converted: the alignment of foreign memory shows in a result's last bits.
-        latent = latent[None].to(
+        latent = video.latent[None].to(
             self._execution_device, self.transformer.dtype, copy=True, memory_format=torch.contiguous_format
         )
-        return ConditioningVideo(latent, self._poses(trajectory))
+        if video.trajectory is None and self.transformer.config.positions == "frustum":
+            video = replace(video, trajectory=Trajectory.static(self._frames_of(video.latent), lens))
+        return ConditioningVideo(latent, **self._view(video, frame_rate), preceding=video.preceding)
 
-    def _poses(self, trajectory: Trajectory | None) -> torch.Tensor | None:
-        """(1, T', 3, 4): the camera of the last frame of every latent frame, as published (every 4th for Wan)."""
+    def _view(self, video: MemoryVideo, frame_rate: float) -> dict[str, torch.Tensor | None]:
+        """Poses (1, T', 3, 4), intrinsics (1, T', 4) and times (1, T') in seconds of a video's latent frames."""
+        trajectory, every = video.trajectory, self.codec.temporal_compression
         if trajectory is None:
-            return None
+            return {"poses": None, "intrinsics": None, "times": None}
+        device = self._execution_device
+        intrinsics = torch.tensor(trajectory.intrinsics[::every], dtype=torch.float32, device=device)
+        frames = torch.arange(0, len(trajectory), every, device=device)
+        times = (video.start + frames).float() / frame_rate
+        return {"poses": self._poses(trajectory), "intrinsics": intrinsics[None], "times": times[None]}
+
+    def _poses(self, trajectory: Trajectory) -> torch.Tensor:
+        """(1, T', 3, 4): the camera of the last frame of every latent frame, as published (every 4th for Wan)."""
         poses = torch.tensor(trajectory.c2w[:: self.codec.temporal_compression], dtype=torch.float32)
         return poses[None].to(self._execution_device)
 

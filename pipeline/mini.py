@@ -32,6 +32,10 @@ TRANSFORMER: dict[str, Any] = {
     "freq_dim": 256,
     "ffn_dim": 1024,
     "num_layers": 8,
+    "cameras": "plucker",
+    "positions": "frustum",
+    "merge": "merge",
+    "merge_kernel": (4, 4),  # a frame has 12x12 tokens or fewer: what is merged at all is merged to one or four
 }
 TEXT: dict[str, Any] = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_heads": 4, "num_layers": 2}
 PIPELINE: dict[str, Any] = {

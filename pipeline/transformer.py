@@ -1,10 +1,9 @@
-"""The Wan transformer that remembers: target, source and memory tokens in one sequence.
+"""The Wan transformer that remembers: a noisy target that looks at a clean source and clean memories.
 
-A forward pass sees a list of videos. The *target* is the noisy one and keeps the base model's own patch embedding,
-positions and modulation, so that without conditioning the model is the stock `WanTransformer3DModel`, bit for bit.
-The *source* and the *memories* are clean; each is embedded by a convolution whose kernel is a multiple of the base
-patch (Memory-V2V's dynamic tokenizers: coarser for the less relevant), placed in its own temporal range of the
-rotary positions, and modulated as what it is, a latent at timestep 0.
+The *target* keeps the base model's own patch embedding, positions and modulation, so that without conditioning the
+model is the stock `WanTransformer3DModel`, bit for bit. The *source* and the *memories* are each embedded by a
+convolution whose kernel is a multiple of the base patch (Memory-V2V's dynamic tokenizers: coarser for the less
+relevant), placed in their own range of rotary positions, and modulated as what they are, latents at timestep 0.
 
 Letters in shapes: B batch, C channels, T latent frames, H W latent height and width, D width of the model,
 N tokens of the target, M tokens of the conditioning, L text tokens.
@@ -12,24 +11,38 @@ N tokens of the target, M tokens of the conditioning, L text tokens.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
-from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
-from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  (diffusers looks it up here to reload us)
-from diffusers.models.transformers.transformer_wan import WanTransformer3DModel, WanTransformerBlock
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.utils import apply_lora_scale
 from torch import nn
 
-Kernel = tuple[int, int, int]
-Rotary = tuple[torch.Tensor, torch.Tensor]
+from .blocks import MemoryWanTransformerBlock
+from .cameras import over_token_frames, plucker, token_rays
+from .memory_cache import MemoryCache
+from .merging import Compressor, fraction
+from .passes import Merging, Pass
+from .positions import Rotary, frustum_places, frustum_rotary, grid_places, grid_rotary
+from .tokenizers import Group, Kernel, Tokenizers, Tokens, pad_to
+
+CHOICES = {
+    "attention": ("cached", "joint"),
+    "cameras": ("extrinsics", "plucker", "per_block"),
+    "positions": ("grid", "frustum"),
+    "ranges": ("forward", "reversed"),
+    "source": ("tokens", "channels"),
+    "source_modulation": ("clean", "target"),
+    "source_camera": ("own", "target"),
+    "merge": ("off", "merge", "discard"),
+}
+# Parameters that a base model does not have.
+NEW = ("tokenizers.", "camera_embedding.", "compressor.", ".cam_encoder.", ".projector.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,61 +50,17 @@ class ConditioningVideo:
     """A clean video that the target may look at.
 
     latent: (B, C, T, H, W), normalised as the target's. poses: (B, T, 3, 4) camera-to-world per latent frame in the
-    frame of reference shared by all videos of the call, or None where the task knows no cameras.
+    frame of reference shared by all videos of the call, or None where the task knows no cameras. intrinsics:
+    (B, T, 4) divided by the frame's size, for models that see rays. times: (B, T) signed seconds from the target's
+    first frame, for models with frustum positions. preceding: the memory just before the target in time, which
+    takes the source's range of positions where no source tokens do (text tasks).
     """
 
     latent: torch.Tensor
     poses: torch.Tensor | None = None
-
-
-class MemoryWanTransformerBlock(WanTransformerBlock):
-    """Wan's block with two modulations: the target's (noisy, timestep t) and the conditioning's (clean, timestep 0).
-
-    Parameters are the stock block's. Attention is joint, as published: every token attends to every other and to the
-    text, so no mask is needed. Modulation is applied per part of the sequence, not per token: a per-token table
-    would cost gigabytes at full size.
-    """
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        temb: torch.Tensor,
-        rotary_emb: Rotary,
-        conditioning_temb: torch.Tensor | None = None,
-        target_tokens: int = 0,
-    ) -> torch.Tensor:
-        """hidden_states (B, N + M, D), target first; temb and conditioning_temb (B, 6, D); returns (B, N + M, D)."""
-        if conditioning_temb is None:
-            return super().forward(hidden_states, encoder_hidden_states, temb, rotary_emb)
-        total = hidden_states.shape[1]
-        lengths = [target_tokens, total - target_tokens]
-        tables = [(self.scale_shift_table + each.float()).chunk(6, dim=1) for each in (temb, conditioning_temb)]
-
-        def modulated(norm: nn.Module, shift: int, scale: int) -> torch.Tensor:
-            parts = hidden_states.split(lengths, dim=1)
-            return torch.cat(
-                [
-                    (norm(part.float()) * (1 + table[scale]) + table[shift]).type_as(part)
-                    for part, table in zip(parts, tables, strict=True)
-                ],
-                dim=1,
-            )
-
-        def gated(residual: torch.Tensor, gate: int) -> torch.Tensor:
-            pairs = zip(hidden_states.split(lengths, dim=1), residual.split(lengths, dim=1), tables, strict=True)
-            return torch.cat([(x.float() + r.float() * table[gate]).type_as(x) for x, r, table in pairs], dim=1)
-
-        hidden_states = gated(self.attn1(modulated(self.norm1, 0, 1), None, None, rotary_emb), 2)
-        normed = self.norm2(hidden_states.float()).type_as(hidden_states)
-        hidden_states = hidden_states + self.attn2(normed, encoder_hidden_states, None, None)
-        return gated(self.ffn(modulated(self.norm3, 3, 4)), 5)
-
-
-TransformerBlockRegistry.register(
-    MemoryWanTransformerBlock,
-    TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=None),
-)
+    intrinsics: torch.Tensor | None = None
+    times: torch.Tensor | None = None
+    preceding: bool = False
 
 
 class MemoryWanTransformer3DModel(WanTransformer3DModel):
@@ -100,8 +69,23 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
     Beyond the base's arguments:
         source_kernel: tokenizer of the source, in multiples of the base patch (frames, rows, columns).
         memory_kernels: tokenizers of the memories by rank, most relevant first; the last entry repeats.
-    New parameters: `tokenizers.<t>x<h>x<w>` (one per distinct kernel) and `camera_embedding`, the paper's linear
-    layer E_c of the 3x4 extrinsics, zero at initialisation so that a base model is unchanged by it.
+        attention: "cached": conditioning attends to conditioning only, and its keys and values serve every step.
+            "joint": all attend to all, as published. A call may say otherwise.
+        cameras: "extrinsics", the paper's linear layer of the 3x4 pose of each token's frames; "plucker", a linear
+            layer of the token's own centre ray; "per_block", ReCamMaster's layer in every block.
+        positions: "grid", the base's time, row and column; "frustum", points on camera rays (see `positions`), at
+            `frustum_depths` (nearest, farthest) metres.
+        ranges: of grid positions in time, in target lengths T. "forward": target 0, source or preceding segment T,
+            (other) memories 2T, as published. "reversed": 0, -T, -2T, for a model that was trained on targets
+            extended forward and now looks back.
+        source: "tokens", or "channels" where the base takes the source beside the target in its input channels.
+        source_modulation, source_camera: "target" gives the source tokens the target's timestep and camera (as
+            ReCamMaster does); such a source cannot be cached.
+        merge: what happens to memory frames of low responsiveness at the entries of the blocks at `merge_at`
+            (fractions of the depth): "merge" them with a learnable compressor over `merge_kernel` tokens, "discard"
+            them, or nothing. A call may say otherwise, but only a model configured to merge has a compressor.
+    New parameters: `tokenizers.<t>x<h>x<w>` (one per distinct kernel); `camera_embedding`, zero at initialisation
+    so that a base model is unchanged by it, or the blocks' `cam_encoder` and `projector`; `compressor`.
     """
 
     _no_split_modules = ["MemoryWanTransformerBlock"]
@@ -110,6 +94,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         *WanTransformer3DModel._skip_layerwise_casting_patterns,
         "tokenizers",
         "camera_embedding",
+        "cam_encoder",
     ]
     _cp_plan = None  # the base's plan splits one sequence evenly; ours has two parts
 
@@ -134,6 +119,17 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         pos_embed_seq_len: int | None = None,
         source_kernel: Kernel = (1, 1, 1),
         memory_kernels: Sequence[Kernel] = ((1, 2, 2), (1, 2, 2), (1, 2, 2), (1, 4, 4)),
+        attention: str = "cached",
+        cameras: str = "extrinsics",
+        positions: str = "grid",
+        frustum_depths: tuple[float, float] = (1.0, 8.0),
+        ranges: str = "forward",
+        source: str = "tokens",
+        source_modulation: str = "clean",
+        source_camera: str = "own",
+        merge: str = "off",
+        merge_at: Sequence[float] = (1 / 3, 2 / 3),
+        merge_kernel: tuple[int, int] = (2, 2),
     ) -> None:
         super().__init__(
             patch_size=patch_size,
@@ -153,34 +149,44 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             rope_max_seq_len=rope_max_seq_len,
             pos_embed_seq_len=pos_embed_seq_len,
         )
+        for name, choices in CHOICES.items():
+            _choice(name, self.config[name], choices)
         dim, heads = num_attention_heads * attention_head_dim, num_attention_heads
+        per_block = cameras == "per_block"
         self.blocks = nn.ModuleList(
-            MemoryWanTransformerBlock(dim, ffn_dim, heads, qk_norm, cross_attn_norm, eps, added_kv_proj_dim)
+            MemoryWanTransformerBlock(
+                dim, ffn_dim, heads, qk_norm, cross_attn_norm, eps, added_kv_proj_dim, cameras=per_block
+            )
             for _ in range(num_layers)
         )
-        self.tokenizers = nn.ModuleDict()
-        for kernel in sorted({tuple(source_kernel), *(tuple(each) for each in memory_kernels)}):
-            size: Any = tuple(k * p for k, p in zip(kernel, patch_size, strict=True))
-            self.tokenizers[_name(kernel)] = nn.Conv3d(in_channels, dim, kernel_size=size, stride=size)
-        self.camera_embedding = nn.Linear(12, dim)
+        self.tokenizers = Tokenizers([source_kernel, *memory_kernels], patch_size, self.latent_channels, dim)
+        if not per_block:
+            self.camera_embedding = nn.Linear(6 if cameras == "plucker" else 12, dim)
+        self.compressor = Compressor(dim, merge_kernel) if merge == "merge" else None
         self.initialise_conditioning()
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of one video's latent."""
+        return self.config.in_channels // (2 if self.config.source == "channels" else 1)
+
+    @property
+    def merge_points(self) -> list[int]:
+        """Blocks at whose entry memory is merged."""
+        return [round(depth * len(self.blocks)) for depth in self.config.merge_at]
 
     @torch.no_grad()
     def initialise_conditioning(self) -> None:
-        """Start the tokenizers as the base patch embedding of the average-pooled latent, and the cameras at zero.
-
-        Each base weight is repeated over the block it now covers and divided by the block's size.
-        """
+        """Start the new parameters so that a base model is unchanged by them (see each)."""
         base: Any = self.patch_embedding
-        tokenizer: Any
-        for name, tokenizer in self.tokenizers.items():
-            weight: torch.Tensor = base.weight
-            for axis, multiple in enumerate(_kernel(name)):
-                weight = weight.repeat_interleave(multiple, dim=2 + axis) / multiple
-            tokenizer.weight.copy_(weight)
-            tokenizer.bias.copy_(base.bias)
-        nn.init.zeros_(self.camera_embedding.weight)
-        nn.init.zeros_(self.camera_embedding.bias)
+        self.tokenizers.initialise(base)
+        if self.config.cameras != "per_block":
+            nn.init.zeros_(self.camera_embedding.weight)
+            nn.init.zeros_(self.camera_embedding.bias)
+        for block in self.blocks:
+            block.initialise_cameras()
+        if self.compressor is not None:
+            self.compressor.initialise()
 
     @classmethod
     def from_base(cls, base: WanTransformer3DModel, **config: Any) -> MemoryWanTransformer3DModel:
@@ -193,14 +199,15 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         # assigned, not copied into place: a base in half precision keeps some of its modules in float32
         weights = {name: value.clone() for name, value in base.state_dict().items()}
         loaded = model.load_state_dict(weights, strict=False, assign=True)
-        missing = {key for key in loaded.missing_keys if not key.startswith(("tokenizers.", "camera_embedding."))}
+        missing = {key for key in loaded.missing_keys if not any(new in key for new in NEW)}
         if missing or loaded.unexpected_keys:
             raise ValueError(
                 f"base model does not fit: missing {sorted(missing)}, unexpected {sorted(loaded.unexpected_keys)}; "
                 "expected exactly the parameters of diffusers' WanTransformer3DModel"
             )
-        model.tokenizers.to(base.dtype)
-        model.camera_embedding.to(base.dtype)
+        for name in loaded.missing_keys:
+            module, _, parameter = name.rpartition(".")
+            getattr(model.get_submodule(module), parameter).data = model.get_parameter(name).to(base.dtype)
         model.initialise_conditioning()
         return model
 
@@ -217,102 +224,161 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         source: ConditioningVideo | None = None,
         memories: Sequence[ConditioningVideo] = (),
         target_poses: torch.Tensor | None = None,
+        target_intrinsics: torch.Tensor | None = None,
+        target_times: torch.Tensor | None = None,
+        cache: MemoryCache | None = None,
+        attention: str | None = None,
+        merge: str | None = None,
     ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
         """One prediction for the noisy target.
 
         hidden_states (B, C, T, H, W); timestep (B,) = 1000 sigma; encoder_hidden_states (B, L, text_dim); source and
-        memories as described at `ConditioningVideo`, memories most relevant first; target_poses (B, T, 3, 4).
-        The other arguments are the base's. Returns a sample of the target's shape (channels: out_channels).
+        memories as described at `ConditioningVideo`, memories most relevant first; target_poses (B, T, 3, 4),
+        target_intrinsics (B, T, 4) and target_times (B, T) as theirs. The other arguments are the base's.
+        cache: filled by its first call, and then read instead of source and memories; cached attention only.
+        attention, merge: None for the model's own. With cached attention, source and memories may have fewer rows
+            than the target, B = n * theirs, n targets for each one after another.
+        Returns a sample of the target's shape (channels: out_channels). Raises ValueError, saying expected and got.
         """
-        if source is None and not memories and target_poses is None:
+        config = self.config
+        attention = _choice("attention", attention or config.attention, CHOICES["attention"])
+        merge = _choice("merge", merge or config.merge, CHOICES["merge"])
+        view = (target_poses, target_intrinsics, target_times)
+        self._check(hidden_states, view, source, memories, attention, merge, cache)
+        if config.source == "channels":
+            beside = torch.zeros_like(hidden_states) if source is None else source.latent
+            target_video = ConditioningVideo(torch.cat([hidden_states, beside], dim=1), *view)
+            source = None
+        else:
+            target_video = ConditioningVideo(hidden_states, *view)
+        if source is not None and config.source_camera == "target":
+            source = replace(source, poses=target_poses, intrinsics=target_intrinsics)
+        filled = cache is not None and cache.complete
+        if not (source or memories or filled or target_poses is not None or config.positions == "frustum"):
             return super().forward(
-                hidden_states, timestep, encoder_hidden_states, encoder_hidden_states_image, return_dict
+                target_video.latent, timestep, encoder_hidden_states, encoder_hidden_states_image, return_dict
             )
-        target, rotary = self._embed(hidden_states, None, 0, target_poses)
-        parts, rotaries = [target], [rotary]
-        span = hidden_states.shape[2] // self.config.patch_size[0]
-        for video, kernel, offset in self._places(source, memories, span):
-            tokens, rotary = self._embed(video.latent, kernel, offset, video.poses)
-            parts.append(tokens)
-            rotaries.append(rotary)
-        sequence = torch.cat(parts, dim=1)
-        rotary = (torch.cat([cos for cos, _ in rotaries], dim=1), torch.cat([sin for _, sin in rotaries], dim=1))
 
+        target = self._tokens(target_video, None, 0)
         temb, modulation, text, image = self.condition_embedder(
             timestep, encoder_hidden_states, encoder_hidden_states_image
         )
         if image is not None:
             text = torch.cat([image, text], dim=1)
-        modulation = modulation.unflatten(1, (6, -1))
-        clean = None
-        if len(parts) > 1:
-            _, clean, _, _ = self.condition_embedder(torch.zeros_like(timestep), encoder_hidden_states)
-            clean = clean.unflatten(1, (6, -1))
-        for block in self.blocks:
-            arguments = (sequence, text, modulation, rotary, clean, target.shape[1])
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
-                sequence = self._gradient_checkpointing_func(block, *arguments)
-            else:
-                sequence = block(*arguments)
+        conditioning = None
+        if (source or memories) and not filled:
+            conditioning = self._conditioning(source, memories, hidden_states.shape[2])
+        run = self._pass(text, modulation.unflatten(1, (6, -1)), merge, len(memories))
+        if conditioning is not None and attention == "joint":
+            noisy = len(target)
+            if source is not None and config.source_modulation == "target":
+                noisy += conditioning.groups[0].tokens
+            states = run.joint(target, conditioning, noisy)
+        else:
+            states = run.cached(target, cache, conditioning)
 
         shift, scale = (self.scale_shift_table.to(temb.device) + temb.unsqueeze(1)).chunk(2, dim=1)
-        target = sequence[:, : target.shape[1]]
-        target = (self.norm_out(target.float()) * (1 + scale) + shift).type_as(target)
-        output = self._unpatchify(self.proj_out(target), hidden_states.shape)
+        states = (self.norm_out(states.float()) * (1 + scale) + shift).type_as(states)
+        output = self._unpatchify(self.proj_out(states), hidden_states.shape)
         return Transformer2DModelOutput(sample=output) if return_dict else (output,)
+
+    def encode_conditioning(
+        self,
+        source: ConditioningVideo | None,
+        memories: Sequence[ConditioningVideo],
+        frames: int,
+        cache: MemoryCache | None = None,
+    ) -> MemoryCache:
+        """Fill a cache ahead of any target of `frames` latent frames, without merging, which needs a target."""
+        cache = MemoryCache() if cache is None else cache
+        conditioning = self._conditioning(source, memories, frames)
+        clean = conditioning.states[:, :1]
+        self._pass(clean, clean, "off", 0).encode(cache, conditioning)
+        return cache
 
     def kernel_of(self, rank: int) -> Kernel:
         """The tokenizer of the memory at this rank, 0 the most relevant, in multiples of the base patch."""
         kernels = self.config.memory_kernels
         return tuple(kernels[min(rank, len(kernels) - 1)])
 
-    def _places(self, source, memories, span):
+    # Inside.
+
+    def _places(
+        self, source: ConditioningVideo | None, memories: Sequence[ConditioningVideo], span: int
+    ) -> Iterator[tuple[ConditioningVideo, Kernel, int]]:
         """(video, kernel, first temporal position) of each conditioning video, in the order of the sequence.
 
-        The published ranges, in target tokens: target 0..T-1, source T..2T-1, all memories share 2T..3T-1.
+        The published ranges, `span` = T target tokens long: target 0..T-1, source (or, in its absence, the preceding
+        segment) T..2T-1, all other memories share 2T..3T-1.
         """
+        if self.config.ranges == "reversed":
+            span = -span
         if source is not None:
             yield source, tuple(self.config.source_kernel), span
         for rank, memory in enumerate(memories):
-            yield memory, self.kernel_of(rank), 2 * span
+            near = memory.preceding and source is None
+            yield memory, self.kernel_of(rank), span if near else 2 * span
 
-    def _embed(
-        self, latent: torch.Tensor, kernel: Kernel | None, offset: int, poses: torch.Tensor | None
-    ) -> tuple[torch.Tensor, Rotary]:
-        """Tokens (B, tokens, D) of one video and their rotary factors; `kernel` None is the base's own embedding."""
-        embedding: Any = self.patch_embedding if kernel is None else self.tokenizers[_name(kernel)]
-        grid = embedding(pad_to(latent, embedding.kernel_size))
-        if poses is not None:
-            # A token that spans several latent frames takes their mean pose, which for a linear layer is the mean of
-            # the embeddings; frames added by padding repeat the last pose as they repeat the last picture.
-            size = embedding.kernel_size[0]
-            padded = torch.cat([poses, poses[:, -1:].expand(-1, -poses.shape[1] % size, -1, -1)], dim=1)
-            mean = padded.flatten(2).unflatten(1, (-1, size)).mean(dim=2)
-            camera = self.camera_embedding(mean.to(grid.dtype))
-            grid = grid + camera.transpose(1, 2)[..., None, None]
-        rotary = self._rotary(grid.shape[2:], kernel or (1, 1, 1), offset, grid.device)
-        return grid.flatten(2).transpose(1, 2).contiguous(), rotary
+    def _conditioning(
+        self, source: ConditioningVideo | None, memories: Sequence[ConditioningVideo], frames: int
+    ) -> Tokens:
+        """The tokens of all conditioning; the source's, which are never merged, come first."""
+        span = frames // self.config.patch_size[0]
+        return Tokens.join(
+            [
+                self._tokens(video, kernel, offset, memory=video is not source)
+                for video, kernel, offset in self._places(source, memories, span)
+            ]
+        )
 
-    def _rotary(self, grid: Sequence[int], kernel: Kernel, offset: int, device: torch.device) -> Rotary:
-        """Factors (1, tokens, 1, head dim) at the tokens' centres, in units of the base patch.
+    def _tokens(self, video: ConditioningVideo, kernel: Kernel | None, offset: int, memory: bool = False) -> Tokens:
+        """Tokens (B, tokens, D) of one video and where they are; `kernel` None is the base's own embedding."""
+        config = self.config
+        embedding: Any = self.patch_embedding if kernel is None else self.tokenizers.of(kernel)
+        size = embedding.kernel_size
+        states = embedding(pad_to(video.latent, size))
+        counts = states.shape[2:]
+        states = states.movedim(1, -1)  # (B, F, h, w, D)
+        cameras = None
+        rays = None
+        if video.poses is not None and (config.cameras == "plucker" or config.positions == "frustum"):
+            rays = token_rays(video.poses, video.intrinsics, video.latent.shape[3:], size, counts)
+        if video.poses is not None and config.cameras == "plucker":
+            states = states + self.camera_embedding(plucker(*rays).to(states.dtype))
+        elif video.poses is not None:
+            mean = over_token_frames(video.poses, size[0]).flatten(2)
+            if config.cameras == "per_block":
+                cameras = mean[:, :, None].expand(-1, -1, counts[1] * counts[2], -1).flatten(1, 2)
+            else:
+                states = states + self.camera_embedding(mean.to(states.dtype))[:, :, None, None]
+        if config.positions == "frustum":
+            places = frustum_places(*rays, over_token_frames(video.times, size[0]).float())
+        else:
+            places = grid_places(counts, kernel or (1, 1, 1), offset, states.device)
+        return Tokens(states.flatten(1, 3).contiguous(), places, cameras, (Group(*counts, memory),))
 
-        A coarse token sits at the centre of the patches it covers: averaging their factors would not be a rotation.
-        On integers this equals the base's table.
-        """
-        dims = (self.rope.t_dim, self.rope.h_dim, self.rope.w_dim)
-        factors: list[list[torch.Tensor]] = [[], []]
-        for axis, (count, multiple, dim) in enumerate(zip(grid, kernel, dims, strict=True)):
-            centres = torch.arange(count, dtype=torch.float64, device=device) * multiple + (multiple - 1) / 2
-            if axis == 0:
-                centres += offset
-            pair = get_1d_rotary_pos_embed(
-                dim, centres, use_real=True, repeat_interleave_real=True, freqs_dtype=torch.float64
-            )
-            shape = [-1 if each == axis else 1 for each in range(3)]
-            for into, table in zip(factors, pair, strict=True):
-                into.append(table.view(*shape, dim).expand(*grid, dim))
-        cos, sin = (torch.cat(each, dim=-1).reshape(1, math.prod(grid), 1, -1) for each in factors)
-        return cos, sin
+    def _rotary(self, places: torch.Tensor) -> Rotary:
+        config = self.config
+        if config.positions == "frustum":
+            heads, head_dim = config.num_attention_heads, config.attention_head_dim
+            return frustum_rotary(places, heads, head_dim, config.frustum_depths)
+        return grid_rotary(places, (self.rope.t_dim, self.rope.h_dim, self.rope.w_dim))
+
+    def _pass(self, text: torch.Tensor, modulation: torch.Tensor, merge: str, memories: int) -> Pass:
+        embedder = self.condition_embedder
+        clean = embedder.timesteps_proj(torch.zeros(1, device=text.device))
+        clean = clean.to(next(embedder.time_embedder.parameters()).dtype)
+        clean = embedder.time_proj(embedder.act_fn(embedder.time_embedder(clean).type_as(text))).unflatten(1, (6, -1))
+        merging = Merging()
+        if merge != "off" and memories:
+            compressor = self.compressor if merge == "merge" else None
+            merging = Merging(tuple(self.merge_points), fraction(memories), compressor)
+        return Pass(self.blocks, self._call, self._rotary, text, modulation, clean, merging)
+
+    def _call(self, block: nn.Module, *arguments: Any) -> Any:
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            return self._gradient_checkpointing_func(block, *arguments)
+        return block(*arguments)
 
     def _unpatchify(self, tokens: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         """(B, N, out_channels * patch) to (B, out_channels, T, H, W)."""
@@ -321,17 +387,69 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         tokens = tokens.unflatten(2, (*patch, -1)).unflatten(1, grid)
         return tokens.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
+    def _check(
+        self,
+        target: torch.Tensor,
+        view: tuple[torch.Tensor | None, ...],
+        source: ConditioningVideo | None,
+        memories: Sequence[ConditioningVideo],
+        attention: str,
+        merge: str,
+        cache: MemoryCache | None,
+    ) -> None:
+        """Raise ValueError, saying expected and got. `target` comes without source channels."""
+        config, channels = self.config, self.latent_channels
+        videos = {"the target": ConditioningVideo(target, *view)}
+        videos |= {} if source is None else {"the source": source}
+        videos |= {f"memory {rank}": memory for rank, memory in enumerate(memories)}
+        needed = {"plucker": ["poses", "intrinsics"], "frustum": ["poses", "intrinsics", "times"]}
+        needs = set(needed.get(config.cameras, []) if view[0] is not None else []) | {*needed.get(config.positions, [])}
+        for name, video in videos.items():
+            latent = video.latent
+            if latent.ndim != 5 or latent.shape[1] != channels or latent.dtype != target.dtype:
+                raise ValueError(
+                    f"{name} must be a latent (B, {channels}, T, H, W) {target.dtype}, got {tuple(latent.shape)} "
+                    f"{latent.dtype}"
+                )
+            if len(target) % len(latent) or (attention == "joint" and len(target) != len(latent)):
+                raise ValueError(f"{name} has {len(latent)} rows in its batch, expected the target's {len(target)}")
+            if missing := sorted(each for each in needs if getattr(video, each) is None):
+                raise ValueError(f"{name} has no {', '.join(missing)}, which this model needs of every video")
+            if config.cameras == "per_block" and (video.poses is None) != (view[0] is None):
+                raise ValueError(f"{name} and the target must both have poses, or neither: got one of them")
+        if source is not None and config.source == "channels" and source.latent.shape != target.shape:
+            raise ValueError(
+                f"the source goes beside the target's channels: expected {tuple(target.shape)}, got "
+                f"{tuple(source.latent.shape)}"
+            )
+        if config.positions == "grid":
+            self._check_positions(target, source, memories)
+        if cache is not None and attention == "joint":
+            raise ValueError("a cache was given, but joint attention has nothing to keep: expected attention='cached'")
+        if merge == "merge" and self.compressor is None:
+            raise ValueError("merge='merge' needs a compressor, but this model was configured with another merge")
+        noisy = config.source == "tokens" and config.source_modulation == "target"
+        if source is not None and noisy and attention == "cached":
+            raise ValueError(
+                "this model gives its source the target's timestep, which changes with every step: expected "
+                "attention='joint', got 'cached'"
+            )
 
-def pad_to(latent: torch.Tensor, kernel: Sequence[int]) -> torch.Tensor:
-    """Repeat the last frame, row and column of (B, C, T, H, W) until the kernel divides it."""
-    t, h, w = (-size % k for size, k in zip(latent.shape[2:], kernel, strict=True))
-    return F.pad(latent, (0, w, 0, h, 0, t), mode="replicate") if t or h or w else latent
+    def _check_positions(
+        self, target: torch.Tensor, source: ConditioningVideo | None, memories: Sequence[ConditioningVideo]
+    ) -> None:
+        """Temporal positions beyond the base's table were never seen by it."""
+        patch, most = self.config.patch_size[0], self.config.rope_max_seq_len
+        for rank, (video, _, offset) in enumerate(self._places(source, memories, target.shape[2] // patch)):
+            last = abs(offset) + video.latent.shape[2] // patch
+            if last > most:
+                raise ValueError(
+                    f"conditioning video {rank} reaches temporal position {last}, expected at most {most} "
+                    "(rope_max_seq_len): shorten the target or the memory"
+                )
 
 
-def _name(kernel: Sequence[int]) -> str:
-    return "x".join(map(str, kernel))
-
-
-def _kernel(name: str) -> Kernel:
-    t, h, w = map(int, name.split("x"))
-    return t, h, w
+def _choice(name: str, value: str, choices: Sequence[str]) -> str:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+    return value

@@ -3,7 +3,9 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch.nn import functional as F
 
-from pipeline.transformer import ConditioningVideo, MemoryWanTransformer3DModel, pad_to
+from pipeline.positions import grid_places
+from pipeline.tokenizers import pad_to
+from pipeline.transformer import ConditioningVideo, MemoryWanTransformer3DModel
 
 WAN = {
     "patch_size": (1, 2, 2),
@@ -65,7 +67,7 @@ def test_a_source_at_the_targets_timestep_is_a_longer_stock_video():
     source = inputs(seed=2)[0]
     clean = torch.tensor([0.0])
     long = predict(base, torch.cat([target, source], dim=2), clean, text)[:, :, :3]
-    ours = predict(model, target, clean, text, source=ConditioningVideo(source))
+    ours = predict(model, target, clean, text, source=ConditioningVideo(source), attention="joint")
     assert torch.allclose(long, ours, atol=1e-5)
 
 
@@ -75,7 +77,7 @@ def test_conditioning_is_modulated_as_a_clean_latent_at_any_timestep():
     model.blocks[0].register_forward_pre_hook(lambda block, args: seen.append((args[2], args[4])))
     target, _, text = inputs()
     for t in (100.0, 900.0):
-        predict(model, target, torch.tensor([t]), text, memories=[ConditioningVideo(target)])
+        predict(model, target, torch.tensor([t]), text, memories=[ConditioningVideo(target)], attention="joint")
     assert not torch.equal(seen[0][0], seen[1][0])
     assert torch.equal(seen[0][1], seen[1][1])
 
@@ -112,7 +114,8 @@ def test_tokens_count_as_the_kernel_table_says():
     lengths = []
     model.blocks[0].register_forward_pre_hook(lambda block, args: lengths.append((args[0].shape[1], args[5])))
     given = inputs(frames=3, height=16, width=16)
-    predict(model, *given, source=ConditioningVideo(given[0]), memories=[ConditioningVideo(given[0])] * 4)
+    memories = [ConditioningVideo(given[0])] * 4
+    predict(model, *given, source=ConditioningVideo(given[0]), memories=memories, attention="joint")
     assert lengths == [(3 * (64 + 64 + 3 * 16 + 4), 3 * 64)]
 
 
@@ -130,16 +133,15 @@ def test_a_latent_that_the_kernel_does_not_divide_repeats_its_border():
 def test_rotary_positions_equal_the_stock_table_on_integers():
     model = MemoryWanTransformer3DModel(**WAN)
     stock_cos, stock_sin = model.rope(torch.zeros(1, 16, 5, 8, 12))
-    cos, sin = model._rotary((5, 4, 6), (1, 1, 1), 0, torch.device("cpu"))
+    cos, sin = model._rotary(grid_places((5, 4, 6), (1, 1, 1), 0))
     assert torch.equal(cos, stock_cos) and torch.equal(sin, stock_sin)
 
 
 def test_a_coarse_token_sits_at_the_centre_of_what_it_covers():
     # centre of patches 0 and 1 is .5: half the angle of position 1, in rows and columns; time is shifted as a whole
     model = MemoryWanTransformer3DModel(**WAN)
-    here = torch.device("cpu")
-    coarse = torch.atan2(*reversed(model._rotary((1, 1, 1), (1, 2, 2), 3, here))).flatten()
-    cos, sin = (table[0, :, 0].view(4, 2, 2, -1) for table in model._rotary((4, 2, 2), (1, 1, 1), 0, here))
+    coarse = torch.atan2(*reversed(model._rotary(grid_places((1, 1, 1), (1, 2, 2), 3)))).flatten()
+    cos, sin = (table[0, :, 0].view(4, 2, 2, -1) for table in model._rotary(grid_places((4, 2, 2), (1, 1, 1), 0)))
     fine = torch.atan2(sin[3, 1, 1], cos[3, 1, 1])
     t_dim = model.rope.t_dim
     assert torch.allclose(coarse[:t_dim], fine[:t_dim])
@@ -178,8 +180,7 @@ def test_a_token_over_several_latent_frames_has_their_mean_camera():
     model = MemoryWanTransformer3DModel(**{**WAN, "patch_size": (2, 2, 2)})
     torch.nn.init.normal_(model.camera_embedding.weight)
     latent, path = torch.zeros(1, 16, 4, 2, 2), torch.randn(1, 4, 3, 4)
-    plain, _ = model._embed(latent, None, 0, None)
-    posed, _ = model._embed(latent, None, 0, path)
+    plain, posed = (model._tokens(ConditioningVideo(latent, each), None, 0).states for each in (None, path))
     expected = model.camera_embedding(torch.stack([path[0, :2].mean(0), path[0, 2:].mean(0)]).flatten(1))
     assert torch.allclose((posed - plain)[0], expected, atol=1e-5)
 
@@ -188,8 +189,7 @@ def test_a_padded_frame_repeats_the_last_camera():
     model = MemoryWanTransformer3DModel(**{**WAN, "patch_size": (2, 2, 2)})
     torch.nn.init.normal_(model.camera_embedding.weight)
     latent, path = torch.zeros(1, 16, 3, 2, 2), torch.randn(1, 3, 3, 4)
-    posed, _ = model._embed(latent, None, 0, path)
-    plain, _ = model._embed(latent, None, 0, None)
+    plain, posed = (model._tokens(ConditioningVideo(latent, each), None, 0).states for each in (None, path))
     assert torch.allclose((posed - plain)[0, 1], model.camera_embedding(path[0, 2].flatten()), atol=1e-5)
 
 

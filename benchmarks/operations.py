@@ -1,0 +1,190 @@
+"""Floating-point operations of a denoising pass, counted over the architecture.
+
+Matrix products, convolutions and attention, two operations per multiplication and addition; what grows only with the
+number of tokens and not with the width (norms, activations, rotary turns) is left out, as in torch's FlopCounterMode,
+with which a test compares. Shapes decide everything: merging takes a fixed share of the frames.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.merging import fraction, merged_frames
+from pipeline.tokenizers import Group
+
+# Wan2.1-T2V-1.3B, and the latent of 81 frames of 480x832.
+WAN_1_3B: dict[str, Any] = {
+    "patch_size": (1, 2, 2),
+    "num_attention_heads": 12,
+    "attention_head_dim": 128,
+    "in_channels": 16,
+    "out_channels": 16,
+    "text_dim": 4096,
+    "freq_dim": 256,
+    "ffn_dim": 8960,
+    "num_layers": 30,
+    "merge": "merge",
+}
+WAN_LATENT = (21, 60, 104)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """attention and merge as of the transformer; kernels: of the memories by rank, None for the model's."""
+
+    attention: str
+    merge: str
+    kernels: Sequence[tuple[int, int, int]] | None = None
+
+
+class Operations:
+    """Counts for one model configuration and one latent (T, H, W) of target, source and every memory."""
+
+    def __init__(self, config: Any, latent: Sequence[int], text: int) -> None:
+        self.config, self.latent, self.text = config, tuple(latent), text
+        self.dim = config.num_attention_heads * config.attention_head_dim
+
+    def edit(self, scheme: Scheme, memories: int, steps: int = 20, passes: int = 2) -> int:
+        """A whole edit from a source: `passes` per step."""
+        first = self.one(scheme, memories, filling=True)
+        if scheme.attention == "joint":
+            return steps * passes * first
+        return first + (steps * passes - 1) * self.one(scheme, memories, filling=False)
+
+    def one(self, scheme: Scheme, memories: int, filling: bool = True) -> int:
+        """One pass. `filling`: the one that fills the cache; a joint pass is always the same."""
+        config, dim = self.config, self.dim
+        groups = self.groups(scheme, memories)
+        target = math.prod(self._counts((1, 1, 1)))
+        joint = scheme.attention == "joint"
+        total = self._around(target)
+        if joint or filling:
+            kernels = [config.source_kernel, *self._kernels(scheme, memories)]
+            total += sum(self._embedding(kernel, self.latent_channels) for kernel in kernels)
+        points = [round(depth * config.num_layers) for depth in config.merge_at] if scheme.merge != "off" else []
+        kept = groups  # what the target meets in later steps, and in the blocks before the first merge point
+        for index in range(config.num_layers):
+            if memories and index in points:
+                before, groups = groups, self._merged(groups, scheme, memories)
+                if joint or filling:
+                    frames = sum(group.frames for group in before if group.memory)
+                    total += self._project(target) + self._project(tokens(before)) + 2 * target * frames * dim
+                    total += self._compress(before, scheme, memories)
+                if filling and not joint and index == points[0]:
+                    again = self._project(tokens(groups)) + self._compress(before, scheme, memories)
+                    total += index * again
+            count = tokens(groups)
+            if joint:
+                total += self._block(target + count, 0, self.text)
+                continue
+            if filling:
+                last = index == config.num_layers - 1
+                total += self._project(count) if last else self._block(count, 0, 0)
+            elif memories and points and index < points[0]:
+                kept = self._merged(groups, scheme, memories)
+                count = tokens(kept)
+            total += self._block(target, count, self.text)
+        return total
+
+    def kept_tokens(self, scheme: Scheme, memories: int) -> int:
+        """Tokens whose keys and values a filled cache holds, summed over the blocks."""
+        config, groups = self.config, self.groups(scheme, memories)
+        points = [round(depth * config.num_layers) for depth in config.merge_at] if memories else []
+        if scheme.merge == "off" or not points:
+            return config.num_layers * tokens(groups)
+        total, start = 0, 0
+        for stop in [*points[1:], config.num_layers]:
+            groups = self._merged(groups, scheme, memories)
+            total += (stop - start) * tokens(groups)  # what comes before the first point is merged as behind it
+            start = stop
+        return total
+
+    @property
+    def latent_channels(self) -> int:
+        return self.config.in_channels // (2 if self.config.source == "channels" else 1)
+
+    def groups(self, scheme: Scheme, memories: int) -> list[Group]:
+        """The conditioning's tokens before any merging."""
+        kernels = [self.config.source_kernel, *self._kernels(scheme, memories)]
+        return _joined([Group(*self._counts(kernel), rank > 0) for rank, kernel in enumerate(kernels)])
+
+    def _kernels(self, scheme: Scheme, memories: int) -> list[tuple[int, int, int]]:
+        table = list(scheme.kernels or self.config.memory_kernels)
+        return [tuple(table[min(rank, len(table) - 1)]) for rank in range(memories)]
+
+    def _counts(self, kernel: Sequence[int]) -> tuple[int, int, int]:
+        t, h, w = (
+            -(-size // (k * p)) for size, k, p in zip(self.latent, kernel, self.config.patch_size, strict=True)
+        )
+        return t, h, w
+
+    def _embedding(self, kernel: Sequence[int], channels: int) -> int:
+        """Patches to tokens, and the token's camera."""
+        counts, config = self._counts(kernel), self.config
+        size = math.prod(kernel) * math.prod(config.patch_size)
+        total = 2 * math.prod(counts) * self.dim * channels * size
+        if config.cameras == "plucker":
+            total += 2 * math.prod(counts) * 6 * self.dim
+        elif config.cameras == "extrinsics":
+            total += 2 * counts[0] * 12 * self.dim
+        if config.cameras == "plucker" or config.positions == "frustum":
+            total += 18 * self.latent[0] * counts[1] * counts[2]  # rays into the world
+        return total
+
+    def _around(self, target: int) -> int:
+        """The target's embedding, timestep (and timestep 0), text, and what comes behind the blocks."""
+        config, dim = self.config, self.dim
+        total = self._embedding((1, 1, 1), config.in_channels)
+        total += 2 * 2 * (config.freq_dim * dim + dim * dim + 6 * dim * dim)
+        total += 2 * self.text * (config.text_dim * dim + dim * dim)
+        return total + 2 * target * dim * config.out_channels * math.prod(config.patch_size)
+
+    def _project(self, count: int) -> int:
+        return 6 * count * self.dim**2
+
+    def _block(self, count: int, context: int, text: int) -> int:
+        """`count` tokens that attend to themselves, to `context` kept keys, and to the text."""
+        dim = self.dim
+        total = 8 * count * dim**2 + 4 * count * (count + context) * dim + 4 * count * dim * self.config.ffn_dim
+        if text:
+            total += 4 * count * dim**2 + 4 * text * dim**2 + 4 * count * text * dim
+        return total
+
+    def _merged(self, groups: Sequence[Group], scheme: Scheme, memories: int) -> list[Group]:
+        parts: list[Group] = []
+        for group in groups:
+            count = merged_frames(group, fraction(memories))
+            if count:
+                parts.append(group._replace(frames=group.frames - count))
+                if scheme.merge == "merge":
+                    parts.append(self._small(group, count))
+            else:
+                parts.append(group)
+        return _joined(parts)
+
+    def _small(self, group: Group, frames: int) -> Group:
+        rows, columns = (-(-n // k) for n, k in zip(group[1:3], self.config.merge_kernel, strict=True))
+        return Group(frames, rows, columns, True)
+
+    def _compress(self, groups: Sequence[Group], scheme: Scheme, memories: int) -> int:
+        if scheme.merge != "merge":
+            return 0
+        counts = [self._small(group, merged_frames(group, fraction(memories))).tokens for group in groups]
+        return 2 * sum(counts) * self.dim**2 * math.prod(self.config.merge_kernel)
+
+
+def tokens(groups: Sequence[Group]) -> int:
+    return sum(group.tokens for group in groups)
+
+
+def _joined(groups: Sequence[Group]) -> list[Group]:
+    """Neighbours with one grid are one group, as in `Tokens.join`."""
+    joined: list[Group] = []
+    for group in groups:
+        if joined and joined[-1][1:] == group[1:]:
+            group = group._replace(frames=joined.pop().frames + group.frames)
+        joined.append(group)
+    return joined

@@ -1,0 +1,77 @@
+"""Keys and values of the conditioning, computed once per edit and read by every denoising step.
+
+    cache = MemoryCache()
+    for t in timesteps:
+        prediction = transformer(latents, t, text, source=source, memories=memories, cache=cache).sample
+
+The first call fills it, the others read it: conditioning tokens see neither the noise, nor the timestep, nor the text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from .merging import rank_correlation
+
+Keys = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(eq=False)
+class MemoryCache:
+    """One pair of keys (after the rotary turn) and values, (B, M, heads, d), per block.
+
+    dtype: what they are kept in, None as they come. torch.float8_e4m3fn halves them, with one scale per head.
+    device: where, None as they come; "cpu" keeps them on the host and copies a block's share at each use.
+    track: also record the responsiveness of later steps, to be compared with the first's.
+
+    responsiveness: R (B, memory frames) by merge point, of the pass that filled the cache; its frames are in order
+    of memories by rank, then time, until the first merge. later: the same, one entry per tracked later pass.
+    """
+
+    dtype: torch.dtype | None = None
+    device: torch.device | str | None = None
+    track: bool = False
+    complete: bool = False
+    responsiveness: dict[int, torch.Tensor] = field(default_factory=dict)
+    mean_keys: dict[int, torch.Tensor] = field(default_factory=dict)
+    later: dict[int, list[torch.Tensor]] = field(default_factory=dict)
+    _blocks: dict[int, tuple[torch.Tensor, ...]] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """What the keys and values take up."""
+        return sum(each.numel() * each.element_size() for entry in self._blocks.values() for each in entry)
+
+    def clear(self) -> None:
+        """Forget everything: for another edit, or after a pass that broke off."""
+        self.complete = False
+        for part in (self.responsiveness, self.mean_keys, self.later, self._blocks):
+            part.clear()
+
+    def store(self, block: int, keys: Keys) -> None:
+        """Keep a block's keys and values."""
+        kept = []
+        for each in keys:
+            if self.dtype is not None and self.dtype.itemsize == 1:
+                largest = torch.finfo(self.dtype).max
+                scale = each.abs().amax(dim=(0, 1, 3), keepdim=True).clamp(min=1e-12) / largest
+                kept += [(each / scale).clamp(-largest, largest).to(self.device, self.dtype), scale]
+            else:
+                kept.append(each.to(self.device, self.dtype))
+        self._blocks[block] = tuple(kept)
+
+    def load(self, block: int, like: torch.Tensor) -> Keys:
+        """A block's keys and values, on the device and in the dtype of `like`."""
+        kept = [each.to(like.device, like.dtype, non_blocking=True) for each in self._blocks[block]]
+        if len(kept) == 4:
+            return kept[0] * kept[1], kept[2] * kept[3]
+        return kept[0], kept[1]
+
+    def rank_correlations(self) -> dict[int, list[float]]:
+        """By merge point: Spearman's correlation of R between the first pass and every tracked later one."""
+        return {
+            block: [rank_correlation(first[0].cpu(), other[0].cpu()) for other in self.later.get(block, [])]
+            for block, first in self.responsiveness.items()
+        }
