@@ -38,7 +38,9 @@ class Editor:
         torch.set_num_threads(settings["threads"])
         self.model_digest = setup.model_digest
         self.settings = settings
-        self.pipe = MemoryV2VPipeline.from_pretrained(setup.model, torch_dtype=getattr(torch, settings["dtype"]))
+        # The VAE stays in float32: it is small beside the transformer, and its errors would be stored.
+        dtypes = {"default": getattr(torch, settings["dtype"]), "vae": torch.float32}
+        self.pipe = MemoryV2VPipeline.from_pretrained(setup.model, torch_dtype=dtypes)
         self.pipe.to(setup.device)
         self.pipe.set_progress_bar_config(disable=True)
         # Diffusers would take it from the environment, and the kernels decide the last bits.
@@ -87,6 +89,9 @@ class Editor:
             num_inference_steps=self.settings["steps"],
             guidance_scale=self.settings["guidance"],
             shift=self.settings["shift"],
+            attention=self.settings["attention"],
+            merge=self.settings["merge"],
+            frame_rate=edit.rate,
             generator=torch.Generator("cpu").manual_seed(edit.seed),
             output_type="latent",
         ).latents

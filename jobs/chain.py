@@ -120,6 +120,7 @@ class Chain:
             turn=t + 1,
             segment=segment,
             frames=self.frames[s],
+            rate=float(self.info.rate),
             fit=self.fit,
             camera=_window(
                 self.camera if turn.input == "source" or t == 0 else self.targets[t - 1], segment, self.frames[s]

@@ -50,6 +50,8 @@ class EditConfig:
     radius: float = bits(20.0, "metres from the source's first camera to the sphere on which views are compared")
     points: int = bits(4096, "points of that sphere")
     text_memories: str = bits("same_turn", "where a text turn looks for memories: same_turn or all_turns")
+    attention: str | None = bits(None, "cached (what is remembered is computed once) or joint (the paper's)")
+    merge: str | None = bits(None, "what becomes of memory frames that matter little: off, merge or discard")
     latent_dtype: str = bits("float16", "how latents are stored: float16, bfloat16 or float32")
     # the sampler
     steps: int | None = bits(None, "denoising steps")
@@ -70,7 +72,9 @@ class EditConfig:
     compare: bool = free(True, "write compare.mp4, source and turns side by side")
 
 
-CHOICES = {
+CHOICES: dict[str, tuple[str | None, ...]] = {
+    "attention": (None, "cached", "joint"),
+    "merge": (None, "off", "merge", "discard"),
     "fit": ("letterbox", "crop"),
     "policy": ("top_k", "greedy"),
     "text_memories": ("same_turn", "all_turns"),
@@ -117,7 +121,8 @@ def load_config(values: dict[str, Any] | None = None, overrides: Sequence[str] =
         if isinstance(config[key], float) and not math.isfinite(config[key]):
             raise ConfigError(f"setting '{key}' is {value!r}, expected a finite number")
         if key in CHOICES and config[key] not in CHOICES[key]:
-            raise ConfigError(f"setting '{key}' is {value!r}, expected one of {', '.join(CHOICES[key])}")
+            choices = ", ".join(choice or "null" for choice in CHOICES[key])
+            raise ConfigError(f"setting '{key}' is {value!r}, expected one of {choices}")
         if key in MINIMUM and config[key] is not None and not config[key] >= MINIMUM[key]:
             raise ConfigError(f"setting '{key}' is {value!r}, expected at least {MINIMUM[key]:g}")
     if not 0 <= config.blend <= 1:

@@ -196,7 +196,6 @@ def _run(
     if not todo:
         return Outcome()
 
-
     # Here and not at the top: the loop brings in diffusers' model code, which a finished plan can do without.
     from actors.cluster import connect, nodes, places
     from actors.run import Run, SourceWork

@@ -55,7 +55,10 @@ def parser() -> argparse.ArgumentParser:
     edit.add_argument("--out", metavar="DIR", help="where the videos and the tables go")
     edit.add_argument("--library", metavar="URL", help="folder of the memory libraries (default: DIR/library)")
     edit.add_argument("--owner", help="whose library (default: default)")
-    edit.add_argument("--model", help="mini, or a folder in diffusers' layout (default: mini)")
+    edit.add_argument(
+        "--model",
+        help="mini, recammaster, lucy-edit, memory-v2v, a hub id or folder of those, or a folder in our layout",
+    )
     edit.add_argument("--workers", type=int, metavar="N", help="the same as workers=N")
     edit.add_argument("--limit", type=int, metavar="N", help="take only the first N videos")
     edit.add_argument(

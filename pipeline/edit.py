@@ -16,6 +16,7 @@ class Edit:
 
     identity: what the source's file looked like when it was planned; another one would be another source.
     frames: what the network sees, `segment.frames` rounded up to what the codec takes; the last frame is repeated.
+    rate: frames per second of the source.
     camera, target: trajectories of the input and of the result, `frames` poses each, in the source's world, with
         intrinsics as seen in the model's frame.
     input: id of the edit whose latent is edited; "" edits the source's own frames.
@@ -32,6 +33,7 @@ class Edit:
     turn: int
     segment: Segment
     frames: int
+    rate: float
     fit: Fit
     camera: Trajectory = field(repr=False)
     target: Trajectory = field(repr=False)

@@ -74,7 +74,8 @@ def test_one_changed_field_that_affects_bits_renames_every_edit(name: str) -> No
     other = {
         "size": "64x64", "fit": "crop", "segment_frames": 16, "overlap": 4, "k": 5, "policy": "greedy", "blend": 0.4,
         "radius": 21.0, "points": 2048, "text_memories": "all_turns", "latent_dtype": "float32", "steps": 3,
-        "guidance": 3.0, "shift": 3.0, "seed": 1, "dtype": "bfloat16", "threads": 2,
+        "guidance": 3.0, "attention": "joint", "merge": "off", "shift": 3.0, "seed": 1, "dtype": "bfloat16",
+        "threads": 2,
     }  # fmt: skip
     changed = dataclasses.replace(EditConfig(), **{name: other[name]})
     assert not set(chain(PAN, ARC).ids) & set(chain(PAN, ARC, config=changed).ids)
