@@ -65,7 +65,7 @@ class Editor:
         choices = self._retrieve(edit, descriptor)
         # One read for the chosen memories and, where a turn edits the last turn's result, its latent.
         wanted = [choice.id for choice in choices] + ([edit.input] if edit.input else [])
-        read = {memory.id: memory for memory in self.library.read(wanted)}
+        read = {memory.id: memory for memory in self.library.read(wanted, edit.source)}
         if edit.input:
             source = read[edit.input].latent.float()
         origin = edit.camera.c2w[0]

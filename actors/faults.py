@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 
 from actors.scheduler import Blame
+from storage.errors import StorageError
 from storage.library import LibraryError
-from storage.video import VideoError
 
 
 def disk_is_full(error: BaseException) -> bool:
@@ -18,7 +18,7 @@ def disk_is_full(error: BaseException) -> bool:
 
 def blame(error: BaseException) -> Blame:
     """Whose fault a failed edit is: of the `source`, of the `worker`, or `unknown` (tried again elsewhere)."""
-    if isinstance(error, (VideoError, LibraryError)):
+    if isinstance(error, (StorageError, LibraryError)):
         return "source"
     # A CUDA context does not recover from an error: every later edit on that worker would fail too.
     if "CUDA error" in str(error) or "device-side assert" in str(error):
@@ -31,4 +31,5 @@ def one_line(error: BaseException) -> str:
     cause = getattr(error, "cause", None) or error
     text = str(cause).strip()
     lines = text.splitlines() or [type(cause).__name__]
-    return lines[0] if isinstance(cause, (VideoError, LibraryError, OSError)) else f"{type(cause).__name__}: {lines[0]}"
+    told = isinstance(cause, (StorageError, LibraryError, OSError))  # ours, which name the thing and the remedy
+    return lines[0] if told else f"{type(cause).__name__}: {lines[0]}"

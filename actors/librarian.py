@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,8 +27,11 @@ log = logging.getLogger(__name__)
 class Librarian:
     """Plain asyncio; Ray wraps it from outside (`ray.remote(Librarian)`). Arguments as for `Library.open`.
 
-    `compact_every`: commits between two compactions. Manifests grow with the number of uncompacted commits: 5,000 of
-    them made 1.2 GB and reads a hundred times slower.
+    The library must be there, unless told to `create` it: on a node that does not share the folder an empty one would
+    take in what nobody finds again. While the Librarian lives, nothing can be erased from a local library.
+
+    `compact_every`: small fragments that are joined; looked for at the start, as many short runs leave them too, and
+    after as many commits. Manifests grow with them: 5,000 made 1.2 GB and reads a hundred times slower.
     """
 
     def __init__(
@@ -38,6 +42,7 @@ class Librarian:
         sphere: Sphere,
         descriptor_dim: int,
         storage_options: dict[str, str] | None = None,
+        create: bool = False,
         compact_every: int = 100,
     ) -> None:
         self._place: dict[str, Any] = {
@@ -46,30 +51,46 @@ class Librarian:
             "sphere": sphere,
             "descriptor_dim": descriptor_dim,
             "storage_options": storage_options,
+            "create": create,
         }
         self._compact_every = compact_every
+        self._next_look = 0  # at the number of fragments, when so many commits are made
+        self._lock = self._in_use()
         self._library = self._open()
         self._waiting: list[tuple[Memory, asyncio.Future[str]]] = []
         self._work: asyncio.Task[None] | None = None
         self._stats = {"memories": 0, "commits": 0, "largest_group": 0, "doubts": 0, "compactions": 0}
         self._seconds = 0.0
 
+    async def ready(self) -> str:
+        """The library's URL, once it is open. What earlier runs left to compact is begun with, and not waited for."""
+        self._go_on()
+        return self._library.url
+
     async def commit(self, memory: Memory) -> str:
         """The memory's id, once it is in the library. Idempotent. Raises what kept this one memory out."""
         answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._waiting.append((memory, answer))
-        if self._work is None:
-            self._work = asyncio.create_task(self._commit_all())
+        self._go_on()
         return await answer
 
     async def stats(self) -> dict[str, float]:
         """Counts since the start, and the seconds spent in commits."""
         return {**self._stats, "waiting": len(self._waiting), "seconds": self._seconds}
 
+    def _go_on(self) -> None:
+        if self._work is None:
+            self._work = asyncio.create_task(self._commit_all())
+
     async def _commit_all(self) -> None:
-        """Group after group until nobody waits. Lance blocks, so it runs in a thread; never two at a time."""
+        """Group after group until nobody waits, and compaction where it is due between them. Lance blocks, so it runs
+        in a thread; never two at a time."""
         try:
-            while self._waiting:
+            while True:
+                if self._stats["commits"] >= self._next_look:
+                    await asyncio.to_thread(self._compact)
+                if not self._waiting:
+                    return
                 group, self._waiting = self._waiting[:GROUP], self._waiting[GROUP:]
                 try:
                     kept_out = await asyncio.to_thread(self._commit_group, [memory for memory, _ in group])
@@ -83,8 +104,6 @@ class Librarian:
                         answer.set_result(memory.id)
                     else:
                         answer.set_exception(reason)
-                if self._stats["commits"] >= self._compact_every * (self._stats["compactions"] + 1):
-                    await asyncio.to_thread(self._compact)
         finally:
             self._work = None
 
@@ -118,12 +137,20 @@ class Librarian:
         return [memory for memory in memories if memory.id not in there]
 
     def _compact(self) -> None:
-        self._stats["compactions"] += 1  # also a failed one: the next is due in `compact_every` commits
+        self._next_look = self._stats["commits"] + self._compact_every  # also where it fails now
         try:
-            self._library.compact()
+            if self._library.loose() >= self._compact_every:
+                self._stats["compactions"] += 1
+                self._library.compact()
         except Exception as error:  # costs time and space later, but no memory
             log.warning("library %s could not be compacted: %s", self._place["url"], error)
-            self._library = self._open()
+
+    def _in_use(self) -> ExitStack:
+        from storage.lock import in_use
+
+        held = ExitStack()
+        held.enter_context(in_use(self._place["url"]))
+        return held
 
     def _open(self) -> Library:
         # Here and not at the top: Lance does not survive a fork, so only the actor's own process may import it.

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import glob
 import os
+import posixpath
 import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import av
 import fsspec
 
-from storage.video import VideoError, local_path
+from storage.errors import StorageError, StorageFault, fault
+from storage.location import local_path
 
 
 class CallersError(Exception):
@@ -26,15 +27,18 @@ class CallersError(Exception):
 
 @contextmanager
 def published(url: str) -> Iterator[str]:
-    """A local path to write to; it becomes the file at `url` if the block ends well and vanishes if it does not."""
+    """A local path to write to; it becomes the file at `url` if the block ends well and vanishes if it does not.
+
+    Raises StorageError where `url` cannot be written to, StorageFault where the disk is full or the store fails."""
     target = local_path(url)
     with _reported(url):
         if target is None:
             fs, remote = fsspec.core.url_to_fs(url)
             with tempfile.TemporaryDirectory(prefix="memory-v2v-") as folder:
-                path = os.path.join(folder, "video.mp4")
+                path = os.path.join(folder, posixpath.basename(remote))
                 yield path
-                fs.put_file(path, remote)
+                with _of_the_store(url):
+                    fs.put_file(path, remote)
             return
         final = Path(target).absolute()
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -61,19 +65,28 @@ def _flush(path: Path) -> None:
 
 
 @contextmanager
+def _of_the_store(url: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # stores raise classes of their own, also for networks and credentials
+        raise fault(url, "cannot be written", error, "check the network and the credentials") from error
+
+
+@contextmanager
 def _reported(url: str) -> Iterator[None]:
     """Turns what the disk or store refuses into one line; leaves the caller's own errors alone."""
     try:
         yield
-    except VideoError:
+    except (StorageError, StorageFault):
         raise
     except CallersError as failed:
         assert failed.__cause__ is not None
         raise failed.__cause__ from None
     except PermissionError as error:
-        raise VideoError(f"{url}: no permission to write it; change the folder's mode or choose another") from error
+        raise StorageError(f"{url}: no permission to write it; change the folder's mode or choose another") from error
     except (NotADirectoryError, FileExistsError) as error:
-        raise VideoError(f"{url}: a part of its path is a file, not a folder; choose another folder") from error
-    except (OSError, av.FFmpegError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise VideoError(f"{url}: cannot be written ({reason}); check the free space and the folder") from error
+        raise StorageError(f"{url}: a part of its path is a file, not a folder; choose another folder") from error
+    except OSError as error:
+        raise fault(url, "cannot be written", error, "check the free space and the folder") from error

@@ -17,15 +17,17 @@ from typing import Any
 
 import fsspec
 
-from storage.video import VideoError, identity, local_path
+from storage.errors import StorageError, reading
+from storage.location import identity, local_path
 
 CHUNK = 1 << 20
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def file_digest(url: str) -> str:
-    """sha256 (hex) of a file's bytes, at a path or fsspec URL. Raises VideoError naming it where it cannot be read."""
-    try:
+    """sha256 (hex) of a file's bytes, at a path or fsspec URL. Raises StorageError naming it where it cannot be read,
+    StorageFault where the disk or the network fails."""
+    with reading(url):
         before = identity(url)
         key = _key(url, before)
         digest = _recall(key)
@@ -33,34 +35,26 @@ def file_digest(url: str) -> str:
             digest = _hash(url)
             # A file that changed under the reading has no fingerprint worth keeping, nor one worth an edit.
             if identity(url) != before:
-                raise VideoError(f"{url}: it changed while it was read; wait until it is complete and run again")
+                raise StorageError(f"{url}: it changed while it was read; wait until it is complete and run again")
             _remember(key, digest)
         return digest
-    except FileNotFoundError as error:
-        raise VideoError(f"{url}: no such file; check the path") from error
-    except IsADirectoryError as error:
-        raise VideoError(f"{url}: is a folder, expected a file") from error
-    except PermissionError as error:
-        raise VideoError(f"{url}: no permission to read it; change its mode or run as its owner") from error
-    except OSError as error:
-        raise VideoError(f"{url}: cannot be read ({error.strerror or error}); check the disk or the network") from error
 
 
 def folder_digest(path: str | os.PathLike[str]) -> str:
     """sha256 (hex) over the relative names and contents of all files below a local folder (a model's, say).
 
     Hidden files and folders are left out: they are what hubs and tools keep beside a model. Times, owners and the
-    folder's own name do not count. Raises VideoError where there is no such folder or nothing in it."""
+    folder's own name do not count. Raises StorageError where there is no such folder or nothing in it."""
     root = Path(path)
     if not root.is_dir():
-        raise VideoError(f"{root}: no such folder; check the path")
+        raise StorageError(f"{root}: no such folder; check the path")
     names = sorted(
         file.relative_to(root).as_posix()
         for file in root.rglob("*")
         if file.is_file() and not any(part.startswith(".") for part in file.relative_to(root).parts)
     )
     if not names:
-        raise VideoError(f"{root}: the folder holds no files; check the path")
+        raise StorageError(f"{root}: the folder holds no files; check the path")
     lines = [[name, file_digest(str(root / name))] for name in names]
     return hashlib.sha256(json.dumps(lines, ensure_ascii=True).encode()).hexdigest()
 

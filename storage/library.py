@@ -12,7 +12,6 @@ import os
 import shutil
 from collections.abc import Collection, Sequence
 from datetime import timedelta
-from typing import Any
 
 import lance
 import numpy as np
@@ -20,7 +19,8 @@ import pyarrow as pa
 
 from pipeline.coverage import Sphere, coverage
 from pipeline.retrieval import Candidates
-from storage.memory import LibraryError, Memory, check, memory, schema, table, trajectory
+from storage.lock import alone
+from storage.memory import LibraryError, Memory, check, memory, numbers, schema, table, trajectory
 
 SCHEMA_VERSION = "1"
 
@@ -48,10 +48,10 @@ class Library:
     missing permission."""
 
     def __init__(
-        self, url: str, dataset: lance.LanceDataset, sphere: Sphere, storage_options: dict[str, str] | None
+        self, url: str, dataset: lance.LanceDataset, sphere: Sphere | None, storage_options: dict[str, str] | None
     ) -> None:
         self.url = url
-        self.sphere = sphere
+        self._sphere = sphere
         self.model = _metadata(dataset)[_MODEL]
         self._dataset = dataset
         self._storage_options = storage_options
@@ -62,7 +62,7 @@ class Library:
         url: str,
         *,
         model: str,
-        sphere: Sphere,
+        sphere: Sphere | None,
         descriptor_dim: int,
         storage_options: dict[str, str] | None = None,
         create: bool = True,
@@ -70,15 +70,20 @@ class Library:
         """The library at `url`, a local folder or an object store's (`storage_options` as Lance takes them).
 
         `create=True` is for the process that commits: it makes a library where there is none, and rebuilds the
-        coverage column where the library was made with another sphere. `create=False` never writes. A library of
-        another model digest, descriptor size or schema version is refused: its memories are of no use to this model."""
+        coverage column where the library was made with another sphere. `create=False` never writes, and refuses one of
+        another sphere. `sphere=None` takes the library with the sphere it has. A library of another model digest,
+        descriptor size or schema version is refused: its memories are of no use to this model."""
         dataset = _open(url, storage_options)
         if dataset is None:
             if not create:
                 raise LibraryError(f"no library at {url}; run `memory-v2v edit` with --library {url} to make one")
+            if sphere is None:
+                raise LibraryError(f"no library at {url} whose sphere could be taken; give the sphere of a new one")
             dataset = _create(url, model, sphere, descriptor_dim, storage_options)
         _check_fits(url, dataset, model, descriptor_dim)
         found = _metadata(dataset)
+        if sphere is None:
+            return cls(url, dataset, _stored_sphere(found), storage_options)
         if (found[_POINTS], found[_RADIUS]) != (str(sphere.points), repr(float(sphere.radius))):
             if not create:
                 raise LibraryError(
@@ -87,6 +92,16 @@ class Library:
                 )
             _rebuild_coverage(dataset, sphere)
         return cls(url, dataset, sphere, storage_options)
+
+    @property
+    def sphere(self) -> Sphere:
+        """The sphere of the coverage column."""
+        if self._sphere is None:
+            raise LibraryError(
+                f"library {self.url} was left while its coverage was being rebuilt; run `memory-v2v edit` with it: the "
+                "process that commits rebuilds it"
+            )
+        return self._sphere
 
     # ---- write: one process only
 
@@ -128,19 +143,28 @@ class Library:
         # timedelta(0) would mean the default of two weeks.
         self._dataset.cleanup_old_versions(max(keep, timedelta(microseconds=1)))
 
-    def erase(self, source: str) -> int:
-        """Remove all memories of a source and every byte of them from the files; returns how many there were.
-
-        Run it with every other reader and writer of the library stopped: files that no version lists are deleted too,
-        and they could be somebody's commit under way."""
+    def loose(self) -> int:
+        """How many fragments are too small, so that `compact` would join them. Looks at the manifest alone."""
         self._dataset.checkout_latest()
-        count = self._dataset.delete(f"source = {_quoted(source)}")["num_deleted_rows"]
-        # Again even where nothing was deleted: an erasure may have been cut off before the bytes were gone.
-        self._dataset.optimize.compact_files(
-            target_rows_per_fragment=SMALL, materialize_deletions=True, materialize_deletions_threshold=0.0
-        )
-        self._dataset.create_scalar_index("source", "BTREE", replace=True)
-        self._dataset.cleanup_old_versions(timedelta(microseconds=1), delete_unverified=True)
+        return sum(fragment.count_rows() < SMALL for fragment in self._dataset.get_fragments())
+
+    def erase(self, sources: Sequence[str]) -> int:
+        """Remove all memories of these sources and every byte of them from the files; returns how many there were.
+
+        Files that no version lists are deleted too, and they could be somebody's commit under way. So a local library
+        is refused (LibraryError) while a Librarian has it in use; on an object store, which has no locks, every other
+        reader and writer of the library must have been stopped."""
+        if not sources:
+            return 0
+        with alone(self.url):
+            self._dataset.checkout_latest()
+            count = self._dataset.delete(_among("source", sources))["num_deleted_rows"]
+            # Again even where nothing was deleted: an erasure may have been cut off before the bytes were gone.
+            self._dataset.optimize.compact_files(
+                target_rows_per_fragment=SMALL, materialize_deletions=True, materialize_deletions_threshold=0.0
+            )
+            self._dataset.create_scalar_index("source", "BTREE", replace=True)
+            self._dataset.cleanup_old_versions(timedelta(microseconds=1), delete_unverified=True)
         return int(count)
 
     # ---- read
@@ -148,49 +172,50 @@ class Library:
     def committed(self, source: str) -> set[str]:
         """Ids of a source's memories."""
         self._dataset.checkout_latest()
-        rows = self._dataset.to_table(columns=["id"], filter=f"source = {_quoted(source)}")
+        rows = self._dataset.to_table(columns=["id"], filter=_of(source))
         return set(rows["id"].to_pylist())
 
     def holds(self, ids: Collection[str]) -> set[str]:
         """Which of `ids` are committed."""
         self._dataset.checkout_latest()
-        rows = self._dataset.to_table(columns=["id"], filter=_among(ids))
+        rows = self._dataset.to_table(columns=["id"], filter=_among("id", ids))
         return set(rows["id"].to_pylist())
 
     def candidates(self, source: str, ids: Sequence[str]) -> Candidates:
         """The memories `ids` of a source, in that order, as retrieval takes them."""
         columns = ["id", "turn", "segment", "start", "coverage", "descriptor"]
-        rows = self._rows(ids, columns, f"source = {_quoted(source)}")
-        dim = self._dataset.schema.field("descriptor").type.list_size
         size = self.sphere.points // 8
+        rows = self._rows(ids, columns, _of(source))
+        dim = self._dataset.schema.field("descriptor").type.list_size
         return Candidates(
             ids=list(ids),
             turns=rows["turn"].to_numpy(),
             segments=rows["segment"].to_numpy(),
             starts=rows["start"].to_numpy(),
             coverage=np.frombuffer(b"".join(rows["coverage"].to_pylist()), dtype=np.uint8).reshape(-1, size),
-            descriptors=np.array(rows["descriptor"].to_pylist(), dtype=np.float32).reshape(-1, dim),
+            descriptors=numbers(rows["descriptor"]).reshape(-1, dim),
         )
 
-    def read(self, ids: Sequence[str]) -> list[Memory]:
-        """The memories `ids`, in that order, with their latents, every checksum verified."""
+    def read(self, ids: Sequence[str], source: str | None = None) -> list[Memory]:
+        """The memories `ids`, in that order, with their latents, every checksum verified. Where their one `source` is
+        known, only its rows are looked through."""
         columns = [name for name in self._dataset.schema.names if name not in ("latent", "coverage")]
-        rows = self._rows(ids, [*columns, "_rowid"], _among(ids))
         if not ids:
             return []
+        rows = self._rows(ids, [*columns, "_rowid"], _where(ids, source))
         blobs = self._dataset.read_blobs("latent", ids=rows["_rowid"].to_pylist(), preserve_order=True)
-        return [memory(row, latent or b"", self.url) for row, (_, latent) in zip(rows.to_pylist(), blobs, strict=True)]
+        return [memory(rows, index, latent or b"", self.url) for index, (_, latent) in enumerate(blobs)]
 
-    def memories_used(self, ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """For each of `ids` the memories that its edit was shown, in order of relevance."""
-        rows = self._rows(ids, ["id", "memories"], _among(ids))
+    def memories_used(self, ids: Sequence[str], source: str | None = None) -> dict[str, tuple[str, ...]]:
+        """For each of `ids`, if given all of one `source`, the memories that its edit was shown, best first."""
+        rows = self._rows(ids, ["id", "memories"], _where(ids, source))
         return {row["id"]: tuple(row["memories"]) for row in rows.to_pylist()}
 
     def rows(self, source: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """These columns, or all but the latents, of one source or of all, for tables and reports."""
         self._dataset.checkout_latest()
         wanted = list(columns or [name for name in self._dataset.schema.names if name != "latent"])
-        return self._dataset.to_table(columns=wanted, filter=None if source is None else f"source = {_quoted(source)}")
+        return self._dataset.to_table(columns=wanted, filter=None if source is None else _of(source))
 
     def __len__(self) -> int:
         self._dataset.checkout_latest()
@@ -286,7 +311,7 @@ def _rebuild_coverage(dataset: lance.LanceDataset, sphere: Sphere) -> None:
     column = pa.schema([pa.field("coverage", pa.binary(sphere.points // 8), nullable=False)])
 
     def covered(batch: pa.RecordBatch) -> pa.RecordBatch:
-        seen: list[Any] = [coverage(trajectory(row), sphere).tobytes() for row in batch.to_pylist()]
+        seen = [coverage(trajectory(batch, index), sphere).tobytes() for index in range(batch.num_rows)]
         return pa.record_batch([pa.array(seen, column.field(0).type)], schema=column)
 
     dataset.add_columns(lance.batch_udf(output_schema=column)(covered), read_columns=["trajectory", "intrinsics"])
@@ -295,6 +320,13 @@ def _rebuild_coverage(dataset: lance.LanceDataset, sphere: Sphere) -> None:
 
 def _sphere_metadata(sphere: Sphere) -> dict[str, str]:
     return {_POINTS: str(sphere.points), _RADIUS: repr(float(sphere.radius))}
+
+
+def _stored_sphere(found: dict[str, str]) -> Sphere | None:
+    """None where a rebuild of the coverage was cut off."""
+    if not found[_POINTS].isdigit():
+        return None
+    return Sphere(points=int(found[_POINTS]), radius=float(found[_RADIUS]))
 
 
 def _metadata(dataset: lance.LanceDataset) -> dict[str, str]:
@@ -315,5 +347,14 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _among(ids: Collection[str]) -> str:
-    return f"id IN ({', '.join(map(_quoted, ids))})" if ids else "false"
+def _of(source: str) -> str:
+    return f"source = {_quoted(source)}"
+
+
+def _among(column: str, values: Collection[str]) -> str:
+    return f"{column} IN ({', '.join(map(_quoted, values))})" if values else "false"
+
+
+def _where(ids: Collection[str], source: str | None) -> str:
+    # By the source first: it has an index, and ids must not have one.
+    return _among("id", ids) if source is None else f"{_of(source)} AND {_among('id', ids)}"

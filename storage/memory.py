@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pipeline.coverage import Sphere, coverage
 from pipeline.trajectory import Trajectory
 
+NUMBERS = ("trajectory", "intrinsics", "descriptor")  # columns of many numbers a row
 LATENT_DTYPES = ("float32", "bfloat16", "float16", "float64", "uint8")
 
 
@@ -150,8 +151,9 @@ def table(memories: Sequence[Memory], sphere: Sphere, schema: pa.Schema) -> pa.T
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def memory(row: dict[str, Any], latent: bytes, library: str) -> Memory:
+def memory(rows: pa.Table, index: int, latent: bytes, library: str) -> Memory:
     """A stored row and its blob as a Memory. LibraryError where the bytes are not those that were committed."""
+    row = {name: rows[name][index].as_py() for name in rows.column_names if name not in NUMBERS}
     found = hashlib.sha256(latent).hexdigest()
     shape, dtype = tuple(row["latent_shape"]), getattr(torch, row["latent_dtype"])
     if found != row["sha256"] or len(latent) != math.prod(shape) * dtype.itemsize:
@@ -169,8 +171,8 @@ def memory(row: dict[str, Any], latent: bytes, library: str) -> Memory:
         shot=row["shot"],
         start=row["start"],
         stop=row["stop"],
-        trajectory=trajectory(row),
-        descriptor=np.array(row["descriptor"], dtype=np.float32),
+        trajectory=trajectory(rows, index),
+        descriptor=numbers(rows["descriptor"], index).copy(),
         latent=torch.frombuffer(bytearray(latent), dtype=dtype).reshape(shape),
         model=row["model"],
         prompt=row["prompt"],
@@ -183,9 +185,21 @@ def memory(row: dict[str, Any], latent: bytes, library: str) -> Memory:
     )
 
 
-def trajectory(row: dict[str, Any]) -> Trajectory:
-    """The stored trajectory, equal to the committed one to the last bit."""
-    return Trajectory(np.array(row["trajectory"]).reshape(-1, 3, 4), np.array(row["intrinsics"]))
+def trajectory(rows: pa.Table | pa.RecordBatch, index: int) -> Trajectory:
+    """The stored trajectory of a row, equal to the committed one to the last bit."""
+    c2w, intrinsics = (numbers(rows[name], index).copy() for name in ("trajectory", "intrinsics"))
+    return Trajectory(c2w.reshape(-1, 3, 4), intrinsics.reshape(-1, 4))
+
+
+def numbers(column: pa.Array | pa.ChunkedArray, index: int | None = None) -> NDArray[Any]:
+    """All numbers in a column of lists, or in one of its rows, as one flat array, without a Python object for each."""
+    if index is not None:
+        values = column[index].values
+    else:
+        values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    while pa.types.is_list(values.type) or pa.types.is_fixed_size_list(values.type):
+        values = values.flatten()
+    return values.to_numpy(zero_copy_only=False)
 
 
 def _bytes(latent: torch.Tensor) -> bytes:

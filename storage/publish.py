@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -22,7 +22,9 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from PIL import Image, ImageDraw, ImageFont
 
 from storage.atomic import CallersError, published
-from storage.video import VideoError, VideoInfo, iter_frames, opened, probe, read_frames
+from storage.errors import StorageFault, VideoError
+from storage.video import iter_frames, read_frames
+from storage.video_index import PASSING, VideoInfo, opened, probe
 
 CRF = 18  # visually lossless; the latents are the archive, files can be published again
 COPIED_SOUND = ("aac", "mp3", "ac3", "eac3", "opus", "alac")  # what mp4 takes and players play; the rest becomes AAC
@@ -47,19 +49,33 @@ def write_video(
 
     As many frames as the source has, of even size, at its rate (its own time stamps where the rate varies); its first
     sound track is copied where mp4 takes the codec, else made AAC. BT.709, limited range, tagged. Nothing but the frame
-    at hand and the encoder's look-ahead is in memory. Raises VideoError; an error, also one of the frames' iterator,
-    leaves no file and an older one untouched.
+    at hand and the encoder's look-ahead is in memory. Raises VideoError, StorageError where the place cannot be written
+    to, StorageFault where disk, network or store fail; an error, also one of the frames' iterator, leaves no file and
+    an older one untouched.
     """
-    with published(url) as path:
+    with _encoding(url) as path:
         _encode(path, frames, source, video_id, crf, audio, url)
 
 
+@contextmanager
+def _encoding(url: str) -> Iterator[str]:
+    """As `published`; what the encoder refuses becomes VideoError."""
+    with published(url) as path:
+        try:
+            yield path
+        except av.FFmpegError as error:
+            if isinstance(error, PASSING):
+                raise
+            raise VideoError(f"{url}: cannot be encoded ({error.strerror}); check the ffmpeg that av brings") from error
+
+
 def video_id_of(url: str) -> str | None:
-    """The id that write_video put into the file; None where there is no file, no video, or no id."""
+    """The id that write_video put into the file; None where there is no file, no video, no id, or no getting at it: a
+    file that is written again without need has the same bytes."""
     try:
         with opened(url) as container:
             return container.metadata.get("comment") or None
-    except VideoError:
+    except (VideoError, StorageFault):
         return None
 
 
@@ -98,7 +114,7 @@ def write_compare(
     for turn in turns:
         if (found := probe(turn.url).frames) != source.frames:
             raise VideoError(f"{turn.url}: {found} frames, its source {source.url} has {source.frames}; publish again")
-    with published(url) as path:
+    with _encoding(url) as path:
         _encode(path, _compared(source, turns), source, video_id, crf, True, url)
 
 
@@ -167,7 +183,9 @@ def _encode(
         context.time_base = time_base
         context.colorspace, context.color_range = 1, 1  # H.273: BT.709, limited
         context.color_primaries, context.color_trc = 1, 1
-        with _sound(source, container if audio and source.audio else None) as sound:
+        packets = _sound(source, container) if audio and source.audio else _silence()
+        with closing(packets):
+            sound = _Sound(packets, container)
             scaler = VideoReformatter()
             count = 0
             for pixels in itertools.chain([first], stream):
@@ -226,19 +244,9 @@ def _checked(frame: np.ndarray, shape: tuple[int, ...], url: str) -> tuple[int, 
 class _Sound:
     """The source's first sound track, brought over in step with the pictures so that neither waits in memory."""
 
-    def __init__(self, reader: Any, writer: Any, start: Fraction) -> None:
-        self.stream = reader.streams.audio[0]
-        self.writer, self.start = writer, start
-        self.copied = self.stream.codec_context.name in COPIED_SOUND
-        if self.copied:
-            self.out = writer.add_stream_from_template(self.stream)
-        else:
-            self.out = writer.add_stream("aac", rate=self.stream.codec_context.sample_rate)
-            self.out.codec_context.layout = LAYOUTS.get(self.stream.codec_context.layout.nb_channels, "stereo")
-            self.out.codec_context.bit_rate = AAC_BIT_RATE
-            self.out.codec_context.options = {"flags": "+bitexact"}
-        self.packets = self._packets(reader)
-        self.next: Any = next(self.packets, None)
+    def __init__(self, packets: Iterator[Any], writer: Any) -> None:
+        self.packets, self.writer = packets, writer
+        self.next: Any = next(packets, None)  # its track is now among the file's, before anything is written
 
     def until(self, seconds: Fraction | None) -> None:
         """Write what sounds up to `seconds` from the first frame; None: all that is left."""
@@ -249,32 +257,30 @@ class _Sound:
             self.writer.mux(self.next)
             self.next = next(self.packets, None)
 
-    def _packets(self, reader: Any) -> Iterator[Any]:
-        for packet in reader.demux(self.stream):
-            if self.copied:
-                if packet.dts is None:  # the empty packet at the end
-                    continue
-                shift = round(self.start / packet.time_base)
-                packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
-                packet.stream = self.out
-                yield packet
-            else:
-                for frame in packet.decode():
-                    frame.pts -= round(self.start / frame.time_base)
-                    yield from self.out.encode(frame)
-        if not self.copied:
-            yield from self.out.encode(None)
 
-
-class _Silence:
-    def until(self, seconds: Fraction | None) -> None:
-        pass
-
-
-@contextmanager
-def _sound(source: VideoInfo, writer: Any) -> Iterator[_Sound | _Silence]:
-    if writer is None:
-        yield _Silence()
-        return
+def _sound(source: VideoInfo, writer: Any) -> Generator[Any]:
+    """Adds a track to the writer, then gives its packets. Writes none: what fails in here is the source's reading."""
     with opened(source.url) as reader:
-        yield _Sound(reader, writer, source.start)
+        stream = reader.streams.audio[0]
+        if stream.codec_context.name in COPIED_SOUND:
+            out = writer.add_stream_from_template(stream)
+            for packet in reader.demux(stream):
+                if packet.dts is not None:  # else the empty packet at the end
+                    shift = round(source.start / packet.time_base)
+                    packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+                    packet.stream = out
+                    yield packet
+            return
+        out = writer.add_stream("aac", rate=stream.codec_context.sample_rate)
+        out.codec_context.layout = LAYOUTS.get(stream.codec_context.layout.nb_channels, "stereo")
+        out.codec_context.bit_rate = AAC_BIT_RATE
+        out.codec_context.options = {"flags": "+bitexact"}
+        for packet in reader.demux(stream):
+            for frame in packet.decode():
+                frame.pts -= round(source.start / frame.time_base)
+                yield from out.encode(frame)
+        yield from out.encode(None)
+
+
+def _silence() -> Generator[Any]:
+    yield from ()

@@ -1,9 +1,10 @@
 """What a person names on the command line becomes a list of sources: files, folders, globs, URLs, manifests.
 
 A manifest is JSONL or Parquet with one source a row: `url`, and where wanted `trajectory` (the source's own camera, a
-file), `shots` (a file) and `turns` (a list of what --turn takes: strings or mappings). Paths in it are relative to its
-own folder and stay inside: a manifest may come from somewhere else, and must not name this machine's other files. URLs
-of other file systems (s3://...) are as they are. What is wrong with one entry is reported, and the others go on.
+file), `shots` (a file) and `turns` (a list of what --turn takes: strings or mappings). Paths in it, also those in
+turns, are relative to its own folder and stay inside: a manifest may come from somewhere else, and must not name this
+machine's other files. URLs of other file systems (s3://...) are as they are. What is wrong with one entry is reported,
+and the others go on.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from typing import Any
 
 import fsspec
 import pyarrow.parquet as pq
+import yaml
 
-from storage.video import local_path
+from pipeline.trajectory import PRESETS
+from storage.location import local_path
 
 VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv", ".3gp")
 MANIFESTS = (".jsonl", ".ndjson", ".parquet")
@@ -58,6 +61,8 @@ def expand(inputs: Sequence[str]) -> tuple[list[SourceEntry], list[Problem]]:
             problems.append((name, "no permission to read it; change its mode or run as its owner"))
         except (OSError, ValueError, ImportError) as error:
             problems.append((name, f"cannot be read: {_line(error)}"))
+        except Exception as error:  # stores raise classes of their own, for credentials for one
+            problems.append((name, f"cannot be read ({type(error).__name__}: {_line(error)}); check URL and access"))
     return entries, problems
 
 
@@ -159,7 +164,37 @@ def _entry(row: Any, manifest: str) -> SourceEntry:
         if wrong:
             raise ValueError(f"turn {wrong[0]!r} is neither a string nor a mapping")
     urls = {column: _inside(row[column], column, manifest) for column in COLUMNS[:3] if row.get(column)}
-    return SourceEntry(**urls, turns=None if turns is None else tuple(turns))
+    return SourceEntry(**urls, turns=None if turns is None else tuple(_turn(turn, manifest) for turn in turns))
+
+
+def _turn(turn: str | Mapping[str, Any], manifest: str) -> str | Mapping[str, Any]:
+    """The turn with its file inside the manifest's folder. A string that is no preset becomes a mapping, which says
+    whether it is a file or a prompt: whoever reads it must not find that out by looking at this machine's files."""
+    if isinstance(turn, str):
+        turn = turn.strip()
+        if turn in PRESETS:
+            return turn
+        turn = _mapping(turn)
+    path = turn.get("trajectory")
+    if path is None or path in PRESETS:
+        return turn
+    return {**turn, "trajectory": _inside(path, "trajectory of a turn", manifest)}
+
+
+def _mapping(turn: str) -> Mapping[str, Any]:
+    """As on the command line: a YAML mapping, or several words for a prompt, or one for a file."""
+    if not turn:
+        raise ValueError("a turn is empty, expected a preset, a trajectory file, a prompt or a mapping")
+    try:
+        loaded = yaml.safe_load(turn)
+    except yaml.YAMLError as error:
+        if turn.startswith("{"):
+            raise ValueError(f"turn {turn!r} is not readable YAML ({_line(error)})") from error
+        loaded = None
+    # "Note: make it night" is a prompt, although YAML takes it for a mapping.
+    if isinstance(loaded, dict) and (turn.startswith("{") or {"trajectory", "prompt"} & set(loaded)):
+        return loaded
+    return {"prompt": turn} if len(turn.split()) > 1 else {"trajectory": turn}
 
 
 def _inside(path: Any, column: str, manifest: str) -> str:

@@ -1,13 +1,32 @@
-"""Small videos made for tests: moving bars and noise whose every frame is different, written with plain PyAV."""
+"""Things made for tests: small videos (moving bars and noise whose every frame is different, written with plain PyAV)
+and a small disk."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+import pytest
+
+
+@contextmanager
+def small_disk(place: Path) -> Iterator[Path]:
+    """A real disk of 2 MB, mounted at a new folder."""
+    place.mkdir()
+    mount = shutil.which("mount")
+    command = [str(mount), "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
+    if mount is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("a tmpfs of 2 MB cannot be mounted here (needs root)")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def moving_frames(count: int, height: int = 64, width: int = 96, seed: int = 0) -> np.ndarray:

@@ -13,7 +13,7 @@ from tests.memories import PLACE, a_memory, edit_id
 
 @pytest.fixture
 def librarian(ray_cluster, tmp_path):
-    actor = ray.remote(Librarian).options(num_cpus=0).remote(str(tmp_path / "library.lance"), **PLACE)
+    actor = ray.remote(Librarian).options(num_cpus=0).remote(str(tmp_path / "library.lance"), **PLACE, create=True)
     yield actor
     ray.kill(actor)
 
@@ -40,7 +40,7 @@ def test_a_bad_memory_is_its_callers_error_and_the_librarian_lives_on(librarian)
 def test_a_killed_librarians_successor_finds_what_was_acknowledged_and_goes_on(ray_cluster, tmp_path):
     url = str(tmp_path / "library.lance")
     actor = ray.remote(Librarian).options(num_cpus=0)
-    first = actor.remote(url, **PLACE)
+    first = actor.remote(url, **PLACE, create=True)
     done = ray.get([first.commit.remote(a_memory(i)) for i in range(5)])
     doubtful = [first.commit.remote(a_memory(i)) for i in range(5, 10)]
     ray.kill(first)

@@ -10,8 +10,8 @@ import fsspec
 import pytest
 
 from storage import fingerprint
+from storage.errors import StorageError
 from storage.fingerprint import file_digest, folder_digest
-from storage.video import VideoError
 
 
 @pytest.fixture(autouse=True)
@@ -69,9 +69,9 @@ def test_other_file_systems_are_hashed_and_missing_files_named(tmp_path):
         file.write(b"abc")
     assert file_digest("memory://prints/a.bin") == hashlib.sha256(b"abc").hexdigest()
     for url in (str(tmp_path / "none"), "memory://prints/none"):
-        with pytest.raises(VideoError, match=f"{url}: no such file"):
+        with pytest.raises(StorageError, match=f"{url}: no such file"):
             file_digest(url)
-    with pytest.raises(VideoError, match="is a folder"):
+    with pytest.raises(StorageError, match="is a folder"):
         file_digest(str(tmp_path))
 
 
@@ -86,7 +86,7 @@ def test_a_file_that_grows_while_it_is_read_has_no_fingerprint(tmp_path, monkeyp
         return real(url)
 
     monkeypatch.setattr(fingerprint, "_hash", reading)
-    with pytest.raises(VideoError, match="changed while it was read"):
+    with pytest.raises(StorageError, match="changed while it was read"):
         file_digest(str(path))
 
 
@@ -106,8 +106,8 @@ def test_a_folder_s_digest_depends_on_names_and_contents_only(tmp_path):
     (model / "vae" / "weights").write_bytes(bytes(100))
     (model / "vae" / "weights").rename(model / "vae" / "other")
     assert len({before, changed, folder_digest(model)}) == 3
-    with pytest.raises(VideoError, match="no such folder"):
+    with pytest.raises(StorageError, match="no such folder"):
         folder_digest(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(VideoError, match="holds no files"):
+    with pytest.raises(StorageError, match="holds no files"):
         folder_digest(tmp_path / "empty")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from pathlib import Path
 
 import lance
 import pytest
@@ -53,12 +54,12 @@ class FlakyLibrarian(Librarian):
 @pytest.fixture
 def flaky(url):
     Flaky.faults, Flaky.batches, Flaky.inside, Flaky.delay = [], [], 0, 0.0
-    return FlakyLibrarian(url, **PLACE)
+    return FlakyLibrarian(url, create=True, **PLACE)
 
 
 def test_a_commit_answers_with_the_id_once_the_memory_is_in_the_library(url):
     async def story():
-        librarian = Librarian(url, **PLACE)
+        librarian = Librarian(url, create=True, **PLACE)
         assert await librarian.commit(a_memory(1)) == edit_id(1)
         assert Library.open(url, **PLACE, create=False).holds([edit_id(1)])
         assert await librarian.commit(a_memory(1)) == edit_id(1)
@@ -120,7 +121,7 @@ def test_a_commit_in_doubt_is_settled_by_looking_and_no_memory_is_lost_or_double
 
 def test_one_bad_memory_of_a_group_fails_alone(url):
     async def story():
-        librarian = Librarian(url, **PLACE)
+        librarian = Librarian(url, create=True, **PLACE)
         memories = [a_memory(i) for i in range(5)]
         memories[2] = a_memory(2, latent=torch.full((1, 1, 2, 2), float("inf")))
         return await asyncio.gather(*(librarian.commit(m) for m in memories), return_exceptions=True)
@@ -157,7 +158,7 @@ def test_a_caller_that_goes_away_does_not_hold_up_the_others(url, flaky):
 
 def test_it_compacts_on_the_way_and_a_failed_compaction_stops_nobody(url, monkeypatch):
     async def story():
-        librarian = Librarian(url, **PLACE, compact_every=5)
+        librarian = Librarian(url, create=True, **PLACE, compact_every=5)
         for i in range(12):
             if i == 8:
                 monkeypatch.setattr(Library, "compact", lambda self: (_ for _ in ()).throw(OSError("no space")))
@@ -170,11 +171,57 @@ def test_it_compacts_on_the_way_and_a_failed_compaction_stops_nobody(url, monkey
     assert len(lance.dataset(url).get_fragments()) == 8, "five joined into one, seven since"
 
 
+def test_what_many_short_runs_left_is_compacted_by_a_later_one(url):
+    Library.open(url, **PLACE)
+
+    async def run(i):
+        librarian = Librarian(url, **PLACE, compact_every=5)
+        assert await librarian.ready() == url
+        await librarian.commit(a_memory(i))
+        return (await librarian.stats())["compactions"]
+
+    assert [asyncio.run(run(i)) for i in range(11)] == [0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0]
+    # Lance joins what its index covers and what it does not yet apart.
+    assert len(lance.dataset(url).get_fragments()) == 4 and len(Library.open(url, **PLACE)) == 11
+
+
+def test_fragments_that_are_large_already_ask_for_no_compaction(url, monkeypatch):
+    monkeypatch.setattr("storage.library.SMALL", 2)
+    library = Library.open(url, **PLACE)
+    for i in range(0, 12, 2):
+        library.commit([a_memory(i), a_memory(i + 1)])
+
+    async def run():
+        librarian = Librarian(url, **PLACE, compact_every=5)
+        await librarian.commit(a_memory("new"))
+        return (await librarian.stats())["compactions"]
+
+    assert asyncio.run(run()) == 0
+
+
+def test_a_librarian_makes_no_library_unless_told_to(url):
+    with pytest.raises(LibraryError, match="no library at"):
+        Librarian(url, **PLACE)
+    assert not Path(url).exists()
+    Librarian(url, **PLACE, create=True)
+    assert asyncio.run(Librarian(url, **PLACE).ready()) == url
+
+
+def test_nothing_is_erased_while_a_librarian_lives(url):
+    library = Library.open(url, **PLACE)
+    library.commit([a_memory(1)])
+    librarian = Librarian(url, **PLACE)
+    with pytest.raises(LibraryError, match="another run is using the library"):
+        library.erase(["bikes"])
+    del librarian
+    assert library.erase(["bikes"]) == 1
+
+
 def test_no_thread_is_left_that_would_keep_the_process_alive(url):
     before = threading.active_count()
 
     async def story():
-        await Librarian(url, **PLACE).commit(a_memory(1))
+        await Librarian(url, create=True, **PLACE).commit(a_memory(1))
 
     asyncio.run(story())
     assert threading.active_count() == before

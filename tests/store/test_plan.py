@@ -109,7 +109,7 @@ def test_a_limit_takes_the_first_sources_only(plan, tmp_path, still) -> None:
 
 
 def test_a_model_that_is_none_is_refused_in_one_line(tmp_path) -> None:
-    with pytest.raises(ModelError, match="is not there: expected mini, or a folder"):
+    with pytest.raises(ModelError, match="is not there: expected mini"):
         resolve(str(tmp_path / "nowhere"))
     with pytest.raises(ModelError, match="not a MemoryV2VPipeline"):
         resolve(str(tmp_path))

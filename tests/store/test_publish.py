@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -13,9 +14,11 @@ import fsspec
 import numpy as np
 import pytest
 
+from storage.atomic import published
+from storage.errors import StorageError, StorageFault
 from storage.publish import Panel, Used, video_id_of, write_compare, write_video
 from storage.video import VideoError, iter_frames, probe, read_frames
-from tests.generated import moving_frames, write_clip
+from tests.generated import moving_frames, small_disk, write_clip
 
 
 def sound_of(path: str) -> np.ndarray:
@@ -192,18 +195,18 @@ def test_of_two_writers_of_one_file_one_wins_whole_and_the_other_says_so(tmp_pat
         write_video(path, moving_frames(50, seed=1), source=source, video_id="second")
         yield from moving_frames(25)
 
-    with pytest.raises(VideoError, match="a.mp4: "):
+    with pytest.raises(StorageFault, match="a.mp4: "):
         write_video(path, frames(), source=source, video_id="first")
     assert video_id_of(path) == "second" and probe(path).frames == 50 and os.listdir(tmp_path / "out") == ["a.mp4"]
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, source):
     code = (
-        "import resource, sys; from storage.publish import write_video; from storage.video import VideoError, probe\n"
+        "import resource, sys; from storage.publish import write_video; from storage.video import StorageFault, probe\n"
         "from tests.generated import moving_frames\n"
         "source = probe(sys.argv[1]); resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))\n"
         "try: write_video(sys.argv[2], moving_frames(50), source=source, video_id='x', crf=1)\n"
-        "except VideoError as error: print(error)"
+        "except StorageFault as error: print(error)"
     )
     path = tmp_path / "out" / "a.mp4"
     root = Path(__file__).parents[2]
@@ -214,14 +217,42 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, source):
     assert os.listdir(path.parent) == []
 
 
+def test_a_full_disk_is_known_by_its_number_and_its_words_and_not_blamed_on_the_source_s_sound(tmp_path, source):
+    assert source.audio
+    noise = np.random.default_rng(0).integers(0, 256, (50, 192, 256, 3), np.uint8)
+    with small_disk(tmp_path / "tiny") as disk:
+        with pytest.raises(StorageFault, match=f"{disk}/a.mp4: .*No space left on device") as full:
+            write_video(str(disk / "a.mp4"), noise, source=source, video_id="x", crf=1)
+        assert full.value.errno == errno.ENOSPC and os.listdir(disk) == []
+        with pytest.raises(StorageFault, match=f"{disk}/table: .*No space left on device") as full, \
+             published(str(disk / "table")) as path:  # fmt: skip
+            Path(path).write_bytes(bytes(3 << 20))
+        assert full.value.errno == errno.ENOSPC and os.listdir(disk) == []
+
+
+def test_any_kind_of_file_is_published_and_keeps_its_name_on_the_way_to_a_store(monkeypatch):
+    with published("memory://tables/results.parquet") as path:
+        assert Path(path).name == "results.parquet"
+        Path(path).write_text("rows")
+    assert fsspec.open("memory://tables/results.parquet", "rt").open().read() == "rows"
+
+    def away(*arguments, **options):
+        raise RuntimeError("endpoint is away")
+
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "put_file", away)
+    with pytest.raises(StorageFault, match="memory://tables/b: cannot be written .RuntimeError: endpoint is away"):
+        with published("memory://tables/b") as path:
+            Path(path).write_text("rows")
+
+
 def test_a_folder_that_is_a_file_and_one_without_permission_are_named(tmp_path, source):
     (tmp_path / "file").write_text("")
-    with pytest.raises(VideoError, match="file/a.mp4: .*file, not a folder"):
+    with pytest.raises(StorageError, match="file/a.mp4: .*file, not a folder"):
         write_video(str(tmp_path / "file" / "a.mp4"), moving_frames(50), source=source, video_id="x")
     (tmp_path / "closed").mkdir(mode=0o500)
     if os.access(tmp_path / "closed", os.W_OK):
         pytest.skip("this user may write everywhere")
-    with pytest.raises(VideoError, match="no permission"):
+    with pytest.raises(StorageError, match="no permission"):
         write_video(str(tmp_path / "closed" / "a.mp4"), moving_frames(50), source=source, video_id="x")
 
 

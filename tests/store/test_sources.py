@@ -75,7 +75,7 @@ def test_manifests_of_both_kinds_say_the_same(folder):
     (folder / "plan.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
     pq.write_table(pa.Table.from_pylist(rows), folder / "plan.parquet")
     expected = [
-        SourceEntry(f"{folder}/b.mp4", f"{folder}/sub/cam.json", None, ("pan_right", "make it night")),
+        SourceEntry(f"{folder}/b.mp4", f"{folder}/sub/cam.json", None, ("pan_right", {"prompt": "make it night"})),
         SourceEntry("s3://bucket/v.mp4", None, f"{folder}/shots.txt", None),
     ]
     for name in ("plan.jsonl", "plan.parquet"):
@@ -83,6 +83,43 @@ def test_manifests_of_both_kinds_say_the_same(folder):
     turn = {"trajectory": "arc_left", "prompt": "at night"}
     (folder / "maps.jsonl").write_text(json.dumps({"url": "b.mp4", "turns": [turn]}))
     assert expand([str(folder / "maps.jsonl")])[0][0].turns == (turn,)
+
+
+@pytest.mark.parametrize(
+    "turn, expected",
+    [
+        ("arc_left", "arc_left"),
+        ("sub/cam.json", {"trajectory": "{folder}/sub/cam.json"}),
+        ({"trajectory": "cam.json", "span": "stretch"}, {"trajectory": "{folder}/cam.json", "span": "stretch"}),
+        ("{trajectory: cam.json, prompt: at night}", {"trajectory": "{folder}/cam.json", "prompt": "at night"}),
+        ("trajectory: my cam.json", {"trajectory": "{folder}/my cam.json"}),
+        ("s3://bucket/cam.json", {"trajectory": "s3://bucket/cam.json"}),
+        ({"prompt": "snow", "trajectory": None}, {"prompt": "snow", "trajectory": None}),
+        ("prompt: snow", {"prompt": "snow"}),
+        ("Note: make it night", {"prompt": "Note: make it night"}),
+        ("turn left/../../../../etc/cam.json", {"prompt": "turn left/../../../../etc/cam.json"}),
+    ],
+)
+def test_a_file_in_a_manifests_turn_is_the_one_in_its_folder_and_words_stay_words(folder, turn, expected):
+    (folder / "plan.jsonl").write_text(json.dumps({"url": "b.mp4", "turns": [turn]}))
+    [entry] = expand([str(folder / "plan.jsonl")])[0]
+    if isinstance(expected, dict) and expected.get("trajectory"):
+        expected = expected | {"trajectory": expected["trajectory"].format(folder=folder)}
+    assert entry.turns == (expected,)
+
+
+def test_an_input_whose_store_raises_a_class_of_its_own_costs_itself_alone(folder, monkeypatch):
+    class NoCredentials(Exception):
+        pass
+
+    def fails(self, path, **options):
+        raise NoCredentials("unable to locate\ncredentials")
+
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "isdir", fails)
+    entries, problems = expand(["memory://closed/folder", "dir:///x.mp4", "dir:///*.mp4", str(folder / "b.mp4")])
+    assert urls(folder / "b.mp4") == [entry.url for entry in entries if entry.url.startswith(str(folder))]
+    assert problems[0][1].startswith("cannot be read (NoCredentials: unable to locate credentials); ")
+    assert problems[-1][0] == "dir:///*.mp4" and "AttributeError" in problems[-1][1]
 
 
 def test_a_manifest_in_the_working_folder_or_on_another_file_system_has_its_own_folder(folder, monkeypatch):
@@ -113,6 +150,16 @@ def test_a_manifest_in_the_working_folder_or_on_another_file_system_has_its_own_
         ({"url": "b.mp4", "turns": "pan_right"}, "expected a list"),
         ({"url": "b.mp4", "turns": []}, "at least one turn"),
         ({"url": "b.mp4", "turns": [3]}, "neither a string nor a mapping"),
+        ({"url": "b.mp4", "turns": ["pan_right", "/etc/cam.json"]}, "trajectory of a turn '/etc/cam.json' .* absolute"),
+        ({"url": "b.mp4", "turns": ["../cam.json"]}, "climbs out"),
+        ({"url": "b.mp4", "turns": ["link.mp4"]}, "link out"),
+        ({"url": "b.mp4", "turns": [{"trajectory": "file:///cam.json", "prompt": "at night"}]}, "absolute"),
+        ({"url": "b.mp4", "turns": ["{trajectory: ../cam.json, prompt: at night}"]}, "climbs out"),
+        ({"url": "b.mp4", "turns": ["trajectory: /etc/my cam.json"]}, "absolute"),
+        ({"url": "b.mp4", "turns": ["name: x\ntrajectory: /etc/cam.json"]}, "absolute"),
+        ({"url": "b.mp4", "turns": ["{trajectory: "]}, "not readable YAML"),
+        ({"url": "b.mp4", "turns": [" "]}, "a turn is empty"),
+        ({"url": "b.mp4", "turns": [{"trajectory": 3}]}, "expected a path"),
         (["b.mp4"], "expected an object"),
     ],
 )

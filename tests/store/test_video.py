@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import pickle
 import subprocess
 import sys
 import tracemalloc
@@ -12,9 +14,12 @@ import av
 import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFile
 
 from storage import video
+from storage.errors import StorageFault
 from storage.video import Reader, VideoError, iter_frames, probe, read_frames
+from storage.video_index import Index
 from tests.generated import moving_frames, write_clip
 
 KINDS = {
@@ -98,8 +103,8 @@ def test_a_read_in_the_middle_of_a_long_file_decodes_only_its_own_group(tmp_path
     path = write_clip(tmp_path / "long.mp4", moving_frames(600, 32, 48), options={"g": "20", "bf": "2"})
     probe(path)
     decoded = []
-    real = video._number
-    monkeypatch.setattr(video, "_number", lambda index, pts, other: decoded.append(pts) or real(index, pts, other))
+    real = Index.number
+    monkeypatch.setattr(Index, "number", lambda self, pts, other: decoded.append(pts) or real(self, pts, other))
     read_frames(path, 505, 510)
     assert 5 <= len(decoded) <= 20
 
@@ -288,6 +293,48 @@ def test_a_frame_that_does_not_decode_is_named(tmp_path):
     for attempt in (lambda: read_frames(str(path), 22, 28), lambda: list(iter_frames(str(path)))):
         with pytest.raises(VideoError, match=r"damaged\.mp4: frame 25 "):
             attempt()
+
+
+class StoreError(Exception):
+    """As botocore's: neither an OSError nor a ValueError."""
+
+
+@pytest.mark.parametrize(
+    "error, number",
+    [
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), errno.ECONNRESET),
+        (TimeoutError("timed out"), None),
+        (OSError(errno.EIO, "Input/output error"), errno.EIO),
+        (StoreError("endpoint is away"), None),
+    ],
+)
+def test_what_may_pass_is_a_fault_and_not_a_bad_video(tmp_path, monkeypatch, error, number):
+    path = write_clip(tmp_path / "a.mp4", moving_frames(30), options={"g": "10"})
+    url = f"memory://flaky/{type(error).__name__}.mp4"
+    with fsspec.open(url, "wb") as file:
+        file.write(Path(path).read_bytes())
+
+    def fails(*arguments, **options):
+        raise error
+
+    def faulty(attempt):
+        with pytest.raises(StorageFault, match="cannot be read") as caught:
+            attempt()
+        copy = pickle.loads(pickle.dumps(caught.value))
+        assert not isinstance(copy, ValueError) and copy.errno == number
+        assert str(copy).startswith(url) and "\n" not in str(copy) and str(error.args[-1]) in str(copy)
+
+    with monkeypatch.context() as away:
+        away.setattr(fsspec.get_filesystem_class("memory"), "info", fails)
+        faulty(lambda: probe(url))
+    with monkeypatch.context() as away:
+        away.setattr(MemoryFile, "read", fails)
+        faulty(lambda: probe(url))
+    assert probe(url).frames == 30
+    with monkeypatch.context() as away:
+        away.setattr(MemoryFile, "read", fails)
+        faulty(lambda: read_frames(url, 12, 20))
+    np.testing.assert_array_equal(read_frames(url, 12, 20), read_frames(path, 12, 20))
 
 
 def test_a_range_outside_the_video_is_refused(tmp_path):

@@ -1,0 +1,53 @@
+"""What goes wrong with files and stores, in two kinds: what is wrong with the file, and what may pass by itself.
+
+A missing file is missing at every attempt (`StorageError`); a connection that was reset may hold the next time, or on
+another machine (`StorageFault`). Whoever decides about trying again needs to know nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class StorageError(ValueError):
+    """A file or folder cannot be used as it is. One line: which, what was found, what was expected, what to do."""
+
+
+class VideoError(StorageError):
+    """A video cannot be read or written. One line: the file, what was found, what was expected, what to do."""
+
+
+class StorageFault(OSError):
+    """The disk, the network or the store did not do what it was asked; the file itself may be in order, and a later
+    attempt or another machine may fare better. One line, as StorageError; `errno` is that of the cause, or None."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+def fault(url: str, failed: str, error: BaseException, remedy: str) -> StorageFault:
+    """A StorageFault that keeps the errno and the words of its cause."""
+    words = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+    if not isinstance(error, OSError):  # of a store's own kind, whose class says more than its words
+        words = f"{type(error).__name__}: {words}"
+    return StorageFault(getattr(error, "errno", None), f"{url}: {failed} ({words}); {remedy}")
+
+
+@contextmanager
+def reading(url: str, kind: type[StorageError] = StorageError) -> Iterator[None]:
+    """Turns whatever goes wrong on reading `url` into one line: `kind`, or a StorageFault."""
+    try:
+        yield
+    except (StorageError, StorageFault):
+        raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise kind(f"{url}: no such file; check the path") from error
+    except IsADirectoryError as error:
+        raise kind(f"{url}: is a folder, expected a file; name a file inside it") from error
+    except PermissionError as error:
+        raise kind(f"{url}: no permission to read it; change its permissions or run as its owner") from error
+    except (ValueError, ImportError) as error:  # no such kind of URL, or its package is missing
+        raise kind(f"{url}: cannot be read: {error}") from error
+    except Exception as error:  # stores raise classes of their own, also for networks and credentials
+        raise fault(url, "cannot be read", error, "check the disk, the network and the credentials") from error

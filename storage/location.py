@@ -1,0 +1,27 @@
+"""Where files are: paths and fsspec URLs."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import fsspec
+
+
+def local_path(url: str) -> str | None:
+    """The path of a local file (a path, or a file: URL); None for what fsspec has to open."""
+    if url.startswith(("file://", "local://")):
+        return fsspec.core.strip_protocol(url)
+    return None if "://" in url or "::" in url else url
+
+
+def identity(url: str) -> tuple[Any, ...]:
+    """What changes when a file is replaced: (size, modification time or etag ..., inode). Raises FileNotFoundError."""
+    path = local_path(url)
+    if path is not None:
+        status = os.stat(path)
+        return status.st_size, status.st_mtime_ns, status.st_ino
+    fs, path = fsspec.core.url_to_fs(url)
+    about = fs.info(path)
+    stamps = (about.get(name) for name in ("ETag", "etag", "LastModified", "last_modified", "mtime", "created"))
+    return about.get("size"), next((str(stamp) for stamp in stamps if stamp), ""), 0

@@ -1,0 +1,61 @@
+"""Who uses a local library: an advisory lock (flock) on the file `<library>.lock` beside it.
+
+The process that commits holds it in common with others of its kind, an erasure holds it alone. It is the kernel's, so
+it goes with the process, however that ends; the empty file stays. Object stores have no such lock: there it is for the
+operator to stop all runs before an erasure.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from storage.location import local_path
+from storage.memory import LibraryError
+
+
+@contextmanager
+def in_use(url: str) -> Iterator[None]:
+    """The library is in use, and not erased from, during the block. Waits for an erasure under way to end.
+
+    Where the place has no locks, or the file cannot be made, it goes without: an erasure there is refused."""
+    try:
+        handle = _opened(url)
+    except OSError:
+        handle = None
+    try:
+        if handle is not None:
+            with suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+@contextmanager
+def alone(url: str) -> Iterator[None]:
+    """Nobody has the library `in_use` during the block. LibraryError where somebody has, OSError where locks fail."""
+    handle = _opened(url)
+    try:
+        if handle is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise LibraryError(
+                    f"another run is using the library {url}: nothing was erased; wait until it ends or stop it, then "
+                    "run the same command again"
+                ) from error
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _opened(url: str) -> int | None:
+    path = local_path(url)
+    if path is None:
+        return None
+    return os.open(f"{os.path.abspath(path)}.lock", os.O_RDWR | os.O_CREAT, 0o666)

@@ -1,0 +1,293 @@
+"""What pictures a file has: `probe`, the index that demuxing makes, and decoding by number.
+
+Frame n is the n-th picture in order of presentation. Its number and time come from demuxing, which reads the file once
+without decoding it (kept per process while the file stays the same): every packet is one picture, less those that an
+edit list hides (`is_discard`) and those that are shown before the first picture that decodes, as cutting without
+re-encoding leaves. That is the number a full decode gives; where a picture then does not decode, it is an error that
+names the frame, never a shorter video. A container without usable time stamps (AVI) is counted by decoding.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from operator import itemgetter
+from typing import Any
+
+import av
+import fsspec
+import numpy as np
+from av.video.frame import VideoFrame
+
+from storage.errors import VideoError, reading
+from storage.location import identity, local_path
+
+CONTAINERS_WITH_LENGTH = ("matroska", "webm", "mov", "mp4", "avi")  # their headers state the duration; others guess it
+SHORT_SECONDS = 1.0  # how much earlier than stated a whole file may end: the sound's last packet, rounded headers
+
+PASSING = (OSError, MemoryError)  # kinds of ffmpeg's errors that say nothing about the file
+
+Key = tuple[int, int]  # pts, dts of a key frame
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """A video file as displayed.
+
+    height, width: after rotation, with square pixels. rate: frames per second, exact; the mean where `pts` is given.
+    pts: time of every frame from the first, in `time_base` seconds; None where the rate is constant (to the container's
+    clock). start: seconds from the container's zero to the first frame, which the sound is relative to.
+    seconds: from the first frame to the end of the last. rotation: counter-clockwise, one of 0, 90, 180, 270.
+    """
+
+    url: str
+    frames: int
+    height: int
+    width: int
+    rate: Fraction
+    time_base: Fraction
+    pts: tuple[int, ...] | None
+    audio: bool
+    rotation: int
+    start: Fraction = Fraction(0)
+    seconds: Fraction = Fraction(0)
+
+
+@dataclass(frozen=True)
+class Index:
+    """What demuxing tells. pts: (N,) int64, increasing. keys: (K, 2) int64 (pts, dts) of key frames, by pts.
+    Both are empty where frames can only be counted (`counted`)."""
+
+    info: VideoInfo
+    pts: np.ndarray
+    keys: np.ndarray
+    counted: bool
+
+    def number(self, pts: int | None, otherwise: int) -> int:
+        """Of the frame shown at `pts`, or `otherwise` where no frame is."""
+        if self.counted or pts is None:
+            return otherwise
+        at = int(np.searchsorted(self.pts, pts))
+        return at if at < len(self.pts) and self.pts[at] == pts else otherwise
+
+
+def probe(url: str) -> VideoInfo:
+    """What the file at a path or fsspec URL is. Demuxes it all and decodes one frame.
+
+    Raises VideoError where it is missing, no video, without frames, or cut short; StorageFault where the disk or the
+    network fails."""
+    return index_of(url).info
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Any]:
+    """The PyAV container at a path or fsspec URL, closed afterwards. What goes wrong in the block becomes VideoError or
+    StorageFault; so it must do nothing but read."""
+    path = local_path(url)
+    with reading(url, VideoError), ExitStack() as stack:
+        try:
+            # Absolute, so that ffmpeg takes no name for one of its protocols ("concat:a|b").
+            file = os.path.abspath(path) if path is not None else stack.enter_context(fsspec.open(url, "rb"))
+            container = stack.enter_context(av.open(file))
+        except av.FFmpegError as error:
+            if isinstance(error, PASSING):
+                raise
+            raise VideoError(f"{url}: {_diagnosis(url, error)}") from error
+        try:
+            yield container
+        except av.FFmpegError as error:
+            if isinstance(error, PASSING):
+                raise
+            reason = error.strerror or str(error)
+            raise VideoError(f"{url}: damaged or truncated ({reason}); copy or download it again") from error
+
+
+def video_stream(container: Any, url: str) -> Any:
+    """The first video stream which is not a cover picture, set to report damage instead of painting over it."""
+    for stream in container.streams.video:
+        if not stream.disposition & av.stream.Disposition.attached_pic and stream.codec_context is not None:
+            stream.codec_context.options = {"err_detect": "explode"}
+            stream.thread_count = 1
+            return stream
+    kinds = ", ".join(sorted({stream.type for stream in container.streams}))
+    if not kinds:
+        raise VideoError(f"{url}: has no frames, nor any stream; record or export it again")
+    raise VideoError(f"{url}: no video stream in it (it holds: {kinds}); give a file with a picture")
+
+
+def index_of(url: str) -> Index:
+    """The index of the file as it is now. Raises as `probe` does."""
+    with reading(url, VideoError):
+        known = identity(url)
+    return _demuxed(url, known)
+
+
+@functools.lru_cache(maxsize=64)
+def _demuxed(url: str, known: tuple[Any, ...]) -> Index:
+    shown: list[tuple[int | None, int | None, bool]] = []  # pts, dts, key frame
+    packets, end = 0, Fraction(0)
+    with opened(url) as container:
+        stream = video_stream(container, url)
+        _check_whole(container, url, known[0])
+        for packet in container.demux():
+            if packet.size == 0:
+                continue
+            if packet.pts is not None:
+                end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+            if packet.stream is stream:
+                packets += 1
+                if not packet.is_discard:
+                    shown.append((packet.pts, packet.dts, packet.is_keyframe))
+        stated, names = container.duration, container.format.name.split(",")
+        _check_length(url, stream, packets, stated, end, any(name in CONTAINERS_WITH_LENGTH for name in names))
+        time_base, rates = stream.time_base, (stream.average_rate, stream.guessed_rate)
+        aspect, audio = stream.sample_aspect_ratio, bool(container.streams.audio)
+    if not shown:
+        raise VideoError(f"{url}: has no frames in its video stream; record or export it again")
+    stamps = [pts for pts, *_ in shown if pts is not None]
+    counted = len(set(stamps)) != len(shown)
+    blank = VideoInfo(url, len(shown), 1, 1, Fraction(1), time_base, None, audio, 0)
+    none = np.empty(0, np.int64)
+    first, total = _first_frame(Index(blank, none, none.reshape(0, 2), True), count=counted)
+    if counted:
+        pts = np.arange(total, dtype=np.int64)
+        time_base = 1 / Fraction(next((rate for rate in rates if rate), 25))
+        keys = none.reshape(0, 2)
+    else:
+        kept = [(p, p if d is None else d, key) for p, d, key in shown if p is not None and p >= (first.pts or 0)]
+        kept.sort(key=itemgetter(0))
+        pts = np.array([p for p, *_ in kept], np.int64)
+        keys = np.array([(p, d) for p, d, key in kept if key], np.int64).reshape(-1, 2)
+    rate, constant = _rate(pts, time_base, rates)
+    # Containers say little that can be trusted about how long the last frame stays: as long as the others.
+    seconds = len(pts) / rate if constant else (int(pts[-1] - pts[0]) + int(np.median(np.diff(pts)))) * time_base
+    rotation = round(first.rotation / 90) * 90 % 360
+    height, width = first.height, first.width
+    if aspect:
+        width = max(1, round(width * Fraction(aspect)))
+    if rotation in (90, 270):
+        height, width = width, height
+    info = VideoInfo(
+        url, len(pts), height, width, rate, time_base, None if constant else tuple((pts - pts[0]).tolist()), audio,
+        rotation, int(pts[0]) * time_base, seconds,
+    )  # fmt: skip
+    return Index(info, none if counted else pts, keys, counted)
+
+
+def _check_whole(container: Any, url: str, size: int | None) -> None:
+    """An mp4's index says where every sample lies: one that lies past the end of the file was cut off."""
+    if size is None or "mov" not in container.format.name:
+        return
+    need = max((entry.pos + entry.size for stream in container.streams for entry in stream.index_entries), default=0)
+    if need > size:
+        raise VideoError(f"{url}: truncated, it has {size} bytes and its index needs {need}; copy or download it again")
+
+
+def _check_length(url: str, stream: Any, packets: int, stated: int | None, end: Fraction, states: bool) -> None:
+    if not states or not stated:
+        return
+    missing = float(Fraction(stated, av.time_base) - end)
+    if packets and missing > SHORT_SECONDS:
+        raise VideoError(
+            f"{url}: truncated, {packets} of {stream.frames or 'an unknown number of'} frames found and "
+            f"{missing:.1f} of {stated / av.time_base:.1f} s missing; copy or download it again"
+        )
+
+
+def _rate(pts: np.ndarray, time_base: Fraction, rates: tuple[Fraction | None, ...]) -> tuple[Fraction, bool]:
+    """Frames per second, and whether every frame lies within one tick of where that rate puts it."""
+    count, span = len(pts), int(pts[-1] - pts[0])
+    mean = Fraction(count - 1) / (span * time_base) if span else None
+    for rate in (*rates, mean):
+        if rate and rate > 0:
+            ideal = np.arange(count) * float(1 / (rate * time_base))
+            if np.abs(pts - pts[0] - ideal).max() <= 1.0:
+                return Fraction(rate), True
+    if mean is None:
+        return Fraction(25), True
+    return mean.limit_denominator(1001000), False
+
+
+def _first_frame(index: Index, count: bool) -> tuple[VideoFrame, int]:
+    """The first picture that decodes and, if asked, how many there are."""
+    first, total = None, 0
+    for number, frame in decode(index, 0):
+        first, total = first or frame, number + 1
+        if not count:
+            break
+    if first is None:
+        raise VideoError(f"{index.info.url}: none of its {index.info.frames} frames decodes; export it again")
+    return first, total
+
+
+def decode(
+    index: Index, start: int, key: Key | None = None, trusted: int | None = None
+) -> Iterator[tuple[int, VideoFrame]]:
+    """(number, frame) for the frames from `start` on, decoding from the key frame or from the beginning. Errors of
+    packets shown before the pts `trusted` are passed over: they refer to what the seek left out."""
+    url, counter = index.info.url, 0
+    with opened(url) as container:
+        stream = video_stream(container, url)
+        for packet in _packets(index, container, stream, key):
+            try:
+                frames = packet.decode()
+            except av.FFmpegError as error:
+                if trusted is not None and packet.pts is not None and packet.pts < trusted:
+                    continue
+                if isinstance(error, PASSING):
+                    raise
+                number = index.number(packet.pts, counter)
+                raise VideoError(f"{url}: frame {number} cannot be decoded ({error.strerror}); "
+                                 "export the video again or leave the source out") from error  # fmt: skip
+            for frame in frames:
+                number = counter if index.counted else index.number(frame.pts, -1)
+                counter += 1
+                if number >= start:
+                    if frame.is_corrupt:
+                        raise VideoError(f"{url}: frame {number} is damaged; export the video again or leave it out")
+                    yield number, frame
+
+
+def _packets(index: Index, container: Any, stream: Any, key: Key | None) -> Iterator[Any]:
+    """The stream's packets from the beginning, or from the key frame or a little before it."""
+    if key is None:
+        yield from container.demux(stream)
+        return
+    # Containers with an index (mp4, mkv) seek by presentation time, streams (ts) by decoding time and may land late.
+    for target in key:
+        container.seek(target, stream=stream)
+        packets = container.demux(stream)
+        first = next(packets, None)
+        if first is not None and first.pts is not None and first.pts <= key[0]:
+            yield first
+            yield from packets
+            return
+    raise missing(index, index.number(key[0], 0))
+
+
+def missing(index: Index, number: int) -> VideoError:
+    return VideoError(f"{index.info.url}: frame {number} of {index.info.frames} cannot be decoded; "
+                      "export the video again or leave the source out")  # fmt: skip
+
+
+def _diagnosis(url: str, error: Exception) -> str:
+    """Why a container does not open, from its first bytes."""
+    if isinstance(error, av.error.InvalidDataError):
+        try:
+            with fsspec.open(url, "rb") as file:
+                head = file.read(12)
+        except Exception:  # the first error is the one to report
+            head = b""
+        if not head:
+            return "empty file; copy or download it again"
+        if head[4:8] in (b"ftyp", b"mdat", b"moov"):
+            return "truncated or never finished, its index (moov) is missing; copy, download or record it again"
+        return "not a video that ffmpeg knows, whatever its name says; give a video file (mp4, mov, mkv, webm ...)"
+    if isinstance(error, av.error.EOFError):
+        return "has no frames, it ends after its header; record or export it again"
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return f"cannot be read: {text}"
