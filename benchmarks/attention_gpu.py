@@ -26,7 +26,12 @@ def ceiling(device: torch.device, size: int = 8192) -> float:
 
 
 def measure(
-    config: dict[str, Any], latent: Sequence[int], device: torch.device, steps: int, memories: int, compiled: bool = True
+    config: dict[str, Any],
+    latent: Sequence[int],
+    device: torch.device,
+    steps: int,
+    memories: int,
+    compiled: bool = True,
 ) -> dict[str, Any]:
     """Figures of `benchmarks.attention`, measured instead of counted."""
     torch.manual_seed(0)

@@ -173,7 +173,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
     @property
     def merge_points(self) -> list[int]:
         """Blocks at whose entry memory is merged."""
-        return [round(depth * len(self.blocks)) for depth in self.config.merge_at]
+        return sorted({round(depth * len(self.blocks)) for depth in self.config.merge_at})
 
     @torch.no_grad()
     def initialise_conditioning(self) -> None:
@@ -183,6 +183,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         if self.config.cameras != "per_block":
             nn.init.zeros_(self.camera_embedding.weight)
             nn.init.zeros_(self.camera_embedding.bias)
+        block: Any
         for block in self.blocks:
             block.initialise_cameras()
         if self.compressor is not None:
@@ -244,7 +245,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         attention = _choice("attention", attention or config.attention, CHOICES["attention"])
         merge = _choice("merge", merge or config.merge, CHOICES["merge"])
         view = (target_poses, target_intrinsics, target_times)
-        self._check(hidden_states, view, source, memories, attention, merge, cache)
+        self._check(ConditioningVideo(hidden_states, *view), source, memories, attention, merge, cache)
         if config.source == "channels":
             beside = torch.zeros_like(hidden_states) if source is None else source.latent
             target_video = ConditioningVideo(torch.cat([hidden_states, beside], dim=1), *view)
@@ -339,9 +340,10 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         states = embedding(pad_to(video.latent, size))
         counts = states.shape[2:]
         states = states.movedim(1, -1)  # (B, F, h, w, D)
-        cameras = None
-        rays = None
+        cameras: torch.Tensor | None = None
+        rays: Any = None
         if video.poses is not None and (config.cameras == "plucker" or config.positions == "frustum"):
+            assert video.intrinsics is not None  # see _check
             rays = token_rays(video.poses, video.intrinsics, video.latent.shape[3:], size, counts)
         if video.poses is not None and config.cameras == "plucker":
             states = states + self.camera_embedding(plucker(*rays).to(states.dtype))
@@ -352,10 +354,13 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             else:
                 states = states + self.camera_embedding(mean.to(states.dtype))[:, :, None, None]
         if config.positions == "frustum":
-            places = frustum_places(*rays, over_token_frames(video.times, size[0]).float())
+            assert video.times is not None
+            origins, directions = rays
+            places = frustum_places(origins, directions, over_token_frames(video.times, size[0]).float())
         else:
             places = grid_places(counts, kernel or (1, 1, 1), offset, states.device)
-        return Tokens(states.flatten(1, 3).contiguous(), places, cameras, (Group(*counts, memory),))
+        group = Group(counts[0], counts[1], counts[2], memory)
+        return Tokens(states.flatten(1, 3).contiguous(), places, cameras, (group,))
 
     def _rotary(self, places: torch.Tensor) -> Rotary:
         config = self.config
@@ -389,21 +394,21 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
 
     def _check(
         self,
-        target: torch.Tensor,
-        view: tuple[torch.Tensor | None, ...],
+        target_video: ConditioningVideo,
         source: ConditioningVideo | None,
         memories: Sequence[ConditioningVideo],
         attention: str,
         merge: str,
         cache: MemoryCache | None,
     ) -> None:
-        """Raise ValueError, saying expected and got. `target` comes without source channels."""
+        """Raise ValueError, saying expected and got. The target comes without source channels."""
         config, channels = self.config, self.latent_channels
-        videos = {"the target": ConditioningVideo(target, *view)}
+        target, posed = target_video.latent, target_video.poses is not None
+        videos = {"the target": target_video}
         videos |= {} if source is None else {"the source": source}
         videos |= {f"memory {rank}": memory for rank, memory in enumerate(memories)}
         needed = {"plucker": ["poses", "intrinsics"], "frustum": ["poses", "intrinsics", "times"]}
-        needs = set(needed.get(config.cameras, []) if view[0] is not None else []) | {*needed.get(config.positions, [])}
+        needs = {*needed.get(config.positions, []), *(needed.get(config.cameras, []) if posed else [])}
         for name, video in videos.items():
             latent = video.latent
             if latent.ndim != 5 or latent.shape[1] != channels or latent.dtype != target.dtype:
@@ -415,7 +420,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
                 raise ValueError(f"{name} has {len(latent)} rows in its batch, expected the target's {len(target)}")
             if missing := sorted(each for each in needs if getattr(video, each) is None):
                 raise ValueError(f"{name} has no {', '.join(missing)}, which this model needs of every video")
-            if config.cameras == "per_block" and (video.poses is None) != (view[0] is None):
+            if config.cameras == "per_block" and (video.poses is not None) != posed:
                 raise ValueError(f"{name} and the target must both have poses, or neither: got one of them")
         if source is not None and config.source == "channels" and source.latent.shape != target.shape:
             raise ValueError(
