@@ -12,7 +12,7 @@ N tokens of the target, M tokens of the conditioning, L text tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,42 +25,15 @@ from torch import nn
 
 from .blocks import MemoryWanTransformerBlock
 from .cameras import over_token_frames, plucker, token_rays
+from .conditioning import CHOICES, ConditioningVideo, check, choice
 from .memory_cache import MemoryCache
 from .merging import Compressor, fraction
 from .passes import Merging, Pass
 from .positions import Rotary, frustum_places, frustum_rotary, grid_places, grid_rotary
 from .tokenizers import Group, Kernel, Tokenizers, Tokens, pad_to
 
-CHOICES = {
-    "attention": ("cached", "joint"),
-    "cameras": ("extrinsics", "plucker", "per_block"),
-    "positions": ("grid", "frustum"),
-    "ranges": ("forward", "reversed"),
-    "source": ("tokens", "channels"),
-    "source_modulation": ("clean", "target"),
-    "source_camera": ("own", "target"),
-    "merge": ("off", "merge", "discard"),
-}
 # Parameters that a base model does not have.
 NEW = ("tokenizers.", "camera_embedding.", "compressor.", ".cam_encoder.", ".projector.")
-
-
-@dataclass(frozen=True, eq=False)
-class ConditioningVideo:
-    """A clean video that the target may look at.
-
-    latent: (B, C, T, H, W), normalised as the target's. poses: (B, T, 3, 4) camera-to-world per latent frame in the
-    frame of reference shared by all videos of the call, or None where the task knows no cameras. intrinsics:
-    (B, T, 4) divided by the frame's size, for models that see rays. times: (B, T) signed seconds from the target's
-    first frame, for models with frustum positions. preceding: the memory just before the target in time, which
-    takes the source's range of positions where no source tokens do (text tasks).
-    """
-
-    latent: torch.Tensor
-    poses: torch.Tensor | None = None
-    intrinsics: torch.Tensor | None = None
-    times: torch.Tensor | None = None
-    preceding: bool = False
 
 
 class MemoryWanTransformer3DModel(WanTransformer3DModel):
@@ -150,7 +123,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             pos_embed_seq_len=pos_embed_seq_len,
         )
         for name, choices in CHOICES.items():
-            _choice(name, self.config[name], choices)
+            choice(name, self.config[name], choices)
         dim, heads = num_attention_heads * attention_head_dim, num_attention_heads
         per_block = cameras == "per_block"
         self.blocks = nn.ModuleList(
@@ -242,10 +215,10 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         Returns a sample of the target's shape (channels: out_channels). Raises ValueError, saying expected and got.
         """
         config = self.config
-        attention = _choice("attention", attention or config.attention, CHOICES["attention"])
-        merge = _choice("merge", merge or config.merge, CHOICES["merge"])
+        attention = choice("attention", attention or config.attention, CHOICES["attention"])
+        merge = choice("merge", merge or config.merge, CHOICES["merge"])
         view = (target_poses, target_intrinsics, target_times)
-        self._check(ConditioningVideo(hidden_states, *view), source, memories, attention, merge, cache)
+        check(self, ConditioningVideo(hidden_states, *view), source, memories, attention, merge, cache)
         if config.source == "channels":
             beside = torch.zeros_like(hidden_states) if source is None else source.latent
             target_video = ConditioningVideo(torch.cat([hidden_states, beside], dim=1), *view)
@@ -343,7 +316,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         cameras: torch.Tensor | None = None
         rays: Any = None
         if video.poses is not None and (config.cameras == "plucker" or config.positions == "frustum"):
-            assert video.intrinsics is not None  # see _check
+            assert video.intrinsics is not None  # see conditioning.check
             rays = token_rays(video.poses, video.intrinsics, video.latent.shape[3:], size, counts)
         if video.poses is not None and config.cameras == "plucker":
             states = states + self.camera_embedding(plucker(*rays).to(states.dtype))
@@ -391,70 +364,3 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         grid = [size // p for size, p in zip(shape[2:], patch, strict=True)]
         tokens = tokens.unflatten(2, (*patch, -1)).unflatten(1, grid)
         return tokens.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
-
-    def _check(
-        self,
-        target_video: ConditioningVideo,
-        source: ConditioningVideo | None,
-        memories: Sequence[ConditioningVideo],
-        attention: str,
-        merge: str,
-        cache: MemoryCache | None,
-    ) -> None:
-        """Raise ValueError, saying expected and got. The target comes without source channels."""
-        config, channels = self.config, self.latent_channels
-        target, posed = target_video.latent, target_video.poses is not None
-        videos = {"the target": target_video}
-        videos |= {} if source is None else {"the source": source}
-        videos |= {f"memory {rank}": memory for rank, memory in enumerate(memories)}
-        needed = {"plucker": ["poses", "intrinsics"], "frustum": ["poses", "intrinsics", "times"]}
-        needs = {*needed.get(config.positions, []), *(needed.get(config.cameras, []) if posed else [])}
-        for name, video in videos.items():
-            latent = video.latent
-            if latent.ndim != 5 or latent.shape[1] != channels or latent.dtype != target.dtype:
-                raise ValueError(
-                    f"{name} must be a latent (B, {channels}, T, H, W) {target.dtype}, got {tuple(latent.shape)} "
-                    f"{latent.dtype}"
-                )
-            if len(target) % len(latent) or (attention == "joint" and len(target) != len(latent)):
-                raise ValueError(f"{name} has {len(latent)} rows in its batch, expected the target's {len(target)}")
-            if missing := sorted(each for each in needs if getattr(video, each) is None):
-                raise ValueError(f"{name} has no {', '.join(missing)}, which this model needs of every video")
-            if config.cameras == "per_block" and (video.poses is not None) != posed:
-                raise ValueError(f"{name} and the target must both have poses, or neither: got one of them")
-        if source is not None and config.source == "channels" and source.latent.shape != target.shape:
-            raise ValueError(
-                f"the source goes beside the target's channels: expected {tuple(target.shape)}, got "
-                f"{tuple(source.latent.shape)}"
-            )
-        if config.positions == "grid":
-            self._check_positions(target, source, memories)
-        if cache is not None and attention == "joint":
-            raise ValueError("a cache was given, but joint attention has nothing to keep: expected attention='cached'")
-        if merge == "merge" and self.compressor is None:
-            raise ValueError("merge='merge' needs a compressor, but this model was configured with another merge")
-        noisy = config.source == "tokens" and config.source_modulation == "target"
-        if source is not None and noisy and attention == "cached":
-            raise ValueError(
-                "this model gives its source the target's timestep, which changes with every step: expected "
-                "attention='joint', got 'cached'"
-            )
-
-    def _check_positions(
-        self, target: torch.Tensor, source: ConditioningVideo | None, memories: Sequence[ConditioningVideo]
-    ) -> None:
-        """Temporal positions beyond the base's table were never seen by it."""
-        patch, most = self.config.patch_size[0], self.config.rope_max_seq_len
-        for rank, (video, _, offset) in enumerate(self._places(source, memories, target.shape[2] // patch)):
-            last = abs(offset) + video.latent.shape[2] // patch
-            if last > most:
-                raise ValueError(
-                    f"conditioning video {rank} reaches temporal position {last}, expected at most {most} "
-                    "(rope_max_seq_len): shorten the target or the memory"
-                )
-
-
-def _choice(name: str, value: str, choices: Sequence[str]) -> str:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-    return value
