@@ -26,7 +26,12 @@ def ceiling(device: torch.device, size: int = 8192) -> float:
 
 
 def measure(
-    config: dict[str, Any], latent: Sequence[int], device: torch.device, steps: int, memories: int, compiled: bool = True
+    config: dict[str, Any],
+    latent: Sequence[int],
+    device: torch.device,
+    steps: int,
+    memories: int,
+    compiled: bool = True,
 ) -> dict[str, Any]:
     """Figures of `benchmarks.attention`, measured instead of counted."""
     torch.manual_seed(0)
@@ -56,6 +61,7 @@ def measure(
         given = {**call, "memories": [video() for _ in range(count)]}
         given |= {"attention": scheme.attention, "merge": scheme.merge}
         times = []
+        torch._dynamo.reset()  # every scheme has shapes of its own; together they would exceed the limit on variants
         for attempt in range(2):  # the first one compiles
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)

@@ -64,10 +64,10 @@ class Operations:
         if joint or filling:
             kernels = [config.source_kernel, *self._kernels(scheme, memories)]
             total += sum(self._embedding(kernel, self.latent_channels) for kernel in kernels)
-        points = [round(depth * config.num_layers) for depth in config.merge_at] if scheme.merge != "off" else []
+        points = self._points(scheme, memories)
         kept = groups  # what the target meets in later steps, and in the blocks before the first merge point
         for index in range(config.num_layers):
-            if memories and index in points:
+            if index in points:
                 before, groups = groups, self._merged(groups, scheme, memories)
                 if joint or filling:
                     frames = sum(group.frames for group in before if group.memory)
@@ -83,7 +83,7 @@ class Operations:
             if filling:
                 last = index == config.num_layers - 1
                 total += self._project(count) if last else self._block(count, 0, 0)
-            elif memories and points and index < points[0]:
+            elif points and index < points[0]:
                 kept = self._merged(groups, scheme, memories)
                 count = tokens(kept)
             total += self._block(target, count, self.text)
@@ -92,8 +92,8 @@ class Operations:
     def kept_tokens(self, scheme: Scheme, memories: int) -> int:
         """Tokens whose keys and values a filled cache holds, summed over the blocks."""
         config, groups = self.config, self.groups(scheme, memories)
-        points = [round(depth * config.num_layers) for depth in config.merge_at] if memories else []
-        if scheme.merge == "off" or not points:
+        points = self._points(scheme, memories)
+        if not points:
             return config.num_layers * tokens(groups)
         total, start = 0, 0
         for stop in [*points[1:], config.num_layers]:
@@ -111,14 +111,17 @@ class Operations:
         kernels = [self.config.source_kernel, *self._kernels(scheme, memories)]
         return _joined([Group(*self._counts(kernel), rank > 0) for rank, kernel in enumerate(kernels)])
 
+    def _points(self, scheme: Scheme, memories: int) -> list[int]:
+        config = self.config
+        merging = memories and scheme.merge != "off"
+        return sorted({round(depth * config.num_layers) for depth in config.merge_at}) if merging else []
+
     def _kernels(self, scheme: Scheme, memories: int) -> list[tuple[int, int, int]]:
         table = list(scheme.kernels or self.config.memory_kernels)
         return [tuple(table[min(rank, len(table) - 1)]) for rank in range(memories)]
 
     def _counts(self, kernel: Sequence[int]) -> tuple[int, int, int]:
-        t, h, w = (
-            -(-size // (k * p)) for size, k, p in zip(self.latent, kernel, self.config.patch_size, strict=True)
-        )
+        t, h, w = (-(-size // (k * p)) for size, k, p in zip(self.latent, kernel, self.config.patch_size, strict=True))
         return t, h, w
 
     def _embedding(self, kernel: Sequence[int], channels: int) -> int:

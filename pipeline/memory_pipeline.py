@@ -17,7 +17,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -215,29 +215,25 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         shape = self._target_shape(source_latent, num_frames, height, width)
         self.check_inputs(
             shape, source_latent, source_trajectory, target_trajectory, prompt, negative_prompt, memories, steps, shift,
-            output_type, callback_on_step_end_tensor_inputs,
+            frame_rate, output_type, callback_on_step_end_tensor_inputs,
         )  # fmt: skip
 
         guided = guidance > 1 and clean(prompt) != clean(negative_prompt)
         prompt_embeds = self.encode_prompt(prompt)
         negative_prompt_embeds = self.encode_prompt(negative_prompt) if guided else None
-        height, width = (size * self.codec.spatial_compression for size in shape[2:])
-        lens = default_intrinsics(width / height) if target_trajectory is None else target_trajectory.intrinsics[0]
+        aspect = shape[3] / shape[2]
+        lens = default_intrinsics(aspect) if target_trajectory is None else target_trajectory.intrinsics[0]
         if self.transformer.config.positions == "frustum" and target_trajectory is None:
-            # Every token needs a ray. Without cameras all videos share one that stands still.
-            frames = 1 + self.codec.temporal_compression * (shape[1] - 1)
-            target_trajectory = source_trajectory or Trajectory.static(frames, lens)
+            # Every token needs a ray. Without a target camera it is the source's own, or one that stands still.
+            target_trajectory = source_trajectory or Trajectory.static(self._frames(shape[1]), lens)
         if target_trajectory is not None and source_trajectory is None and source_latent is not None:
             source_trajectory = Trajectory.static(self._frames_of(source_latent), lens)
         cache = None
         if (attention or self.transformer.config.attention) == "cached":
             cache = MemoryCache(cache_dtype, cache_device, track_responsiveness)
-        own = MemoryVideo(torch.empty(0), target_trajectory)
-        view = self._view(own, frame_rate)
-        conditioning = {
+        conditioning: dict[str, Any] = {
             "source": None,
             "memories": [self._conditioning(memory, lens, frame_rate) for memory in memories],
-            **{f"target_{name}": value for name, value in view.items()},
             "attention": attention,
             "merge": merge,
             "cache": cache,
@@ -246,6 +242,8 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         if source_latent is not None:
             video = MemoryVideo(source_latent, source_trajectory)
             conditioning["source"] = self._conditioning(video, lens, frame_rate)
+        for name, known in self._view(target_trajectory, 0, frame_rate).items():
+            conditioning[f"target_{name}"] = known
 
         latents = randn_tensor((1, *shape), generator=generator, device=device, dtype=torch.float32)
         self.scheduler.set_shift(shift)
@@ -273,11 +271,11 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
                     negative_prompt_embeds = values["negative_prompt_embeds"]
                 progress.update()
 
-        frames = self.decode(latents[0]) if output_type == "np" else None
+        pictures = self.decode(latents[0]) if output_type == "np" else None
         self.maybe_free_model_hooks()
         return MemoryV2VPipelineOutput(
             latents=latents[0],
-            frames=frames,
+            frames=pictures,
             cache_bytes=cache.bytes if cache is not None else 0,
             rank_correlations=cache.rank_correlations() if cache is not None and track_responsiveness else None,
         )
@@ -306,13 +304,16 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         memories: Sequence[MemoryVideo],
         steps: int,
         shift: float,
+        frame_rate: float,
         output_type: str,
         callback_tensors: Sequence[str],
     ) -> None:
         """Raise ValueError, saying expected and got, unless the call makes sense. `shape` is the target's latent."""
-        frames = 1 + self.codec.temporal_compression * (shape[1] - 1)
+        frames = self._frames(shape[1])
         if steps < 1:
             raise ValueError(f"num_inference_steps must be at least 1, got {steps}")
+        if frame_rate <= 0:
+            raise ValueError(f"frame_rate must be positive, got {frame_rate}")
         if shift <= 0:
             raise ValueError(f"shift must be positive, got {shift}")
         if output_type not in ("latent", "np"):
@@ -385,7 +386,9 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         if rows % multiple or columns % multiple or min(rows, columns) < 1:
             raise ValueError(f"height and width must be multiples of {multiple}, got {rows}x{columns}")
         if frames != self.spec.frames_for(frames):
-            raise ValueError(f"the model takes {self.spec.frames_for(frames)} frames, got {frames}: pad or cut it")
+            raise ValueError(
+                f"the model takes {self.spec.frames_for(frames)} frames, got {frames}: pad or cut the clip"
+            )
         time, scale = codec.temporal_compression, codec.spatial_compression
         return codec.channels, 1 + (frames - 1) // time, rows // scale, columns // scale
 
@@ -403,27 +406,30 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
                 f"(T, H, W, 3) uint8 where frames are allowed, got {tuple(latent.shape)} {latent.dtype}"
             )
 
+    def _frames(self, latent_frames: int) -> int:
+        return 1 + self.codec.temporal_compression * (latent_frames - 1)
+
     def _frames_of(self, latent: torch.Tensor) -> int:
-        return 1 + self.codec.temporal_compression * (latent.shape[1] - 1)
+        return self._frames(latent.shape[1])
 
     def _conditioning(self, video: MemoryVideo, lens: np.ndarray, frame_rate: float) -> ConditioningVideo:
         # A fresh copy even where nothing is converted: the alignment of foreign memory shows in a result's last bits.
         latent = video.latent[None].to(
             self._execution_device, self.transformer.dtype, copy=True, memory_format=torch.contiguous_format
         )
-        if video.trajectory is None and self.transformer.config.positions == "frustum":
-            video = replace(video, trajectory=Trajectory.static(self._frames_of(video.latent), lens))
-        return ConditioningVideo(latent, **self._view(video, frame_rate), preceding=video.preceding)
+        trajectory = video.trajectory
+        if trajectory is None and self.transformer.config.positions == "frustum":
+            trajectory = Trajectory.static(self._frames_of(video.latent), lens)
+        view = self._view(trajectory, video.start, frame_rate)
+        return ConditioningVideo(latent, **view, preceding=video.preceding)  # type: ignore[arg-type]
 
-    def _view(self, video: MemoryVideo, frame_rate: float) -> dict[str, torch.Tensor | None]:
+    def _view(self, trajectory: Trajectory | None, start: int, frame_rate: float) -> dict[str, torch.Tensor | None]:
         """Poses (1, T', 3, 4), intrinsics (1, T', 4) and times (1, T') in seconds of a video's latent frames."""
-        trajectory, every = video.trajectory, self.codec.temporal_compression
         if trajectory is None:
             return {"poses": None, "intrinsics": None, "times": None}
-        device = self._execution_device
+        every, device = self.codec.temporal_compression, self._execution_device
         intrinsics = torch.tensor(trajectory.intrinsics[::every], dtype=torch.float32, device=device)
-        frames = torch.arange(0, len(trajectory), every, device=device)
-        times = (video.start + frames).float() / frame_rate
+        times = (start + torch.arange(0, len(trajectory), every, device=device)).float() / frame_rate
         return {"poses": self._poses(trajectory), "intrinsics": intrinsics[None], "times": times[None]}
 
     def _poses(self, trajectory: Trajectory) -> torch.Tensor:

@@ -40,7 +40,11 @@ def mean_keys(keys: torch.Tensor, groups: Sequence[Group]) -> torch.Tensor:
     """(B, frames, heads, d): mean key of every memory frame, from keys (B, M, heads, d) of all conditioning tokens."""
     parts = keys.split([group.tokens for group in groups], dim=1)
     return torch.cat(
-        [part.unflatten(1, (group.frames, -1)).mean(2) for part, group in zip(parts, groups, strict=True) if group.memory],
+        [
+            part.unflatten(1, (group.frames, -1)).mean(2)
+            for part, group in zip(parts, groups, strict=True)
+            if group.memory
+        ],
         dim=1,
     )
 
@@ -86,14 +90,12 @@ class Compressor(nn.Module):
     def initialise(self) -> None:
         weight, (rows, columns) = self.conv.weight, self.conv.kernel_size
         weight.copy_(torch.eye(len(weight), device=weight.device)[..., None, None].expand_as(weight) / (rows * columns))
-        self.conv.bias.zero_()
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
 
     def forward(self, tokens: Tokens) -> Tokens:
         """One group of tokens, fewer per frame."""
         [group] = tokens.groups
-        rows, columns = (
-            -(-n // k) for n, k in zip((group.rows, group.columns), self.conv.kernel_size, strict=True)
-        )
+        rows, columns = (-(-n // k) for n, k in zip((group.rows, group.columns), self.conv.kernel_size, strict=True))
 
         def frames(values: torch.Tensor) -> torch.Tensor:
             grid = values.unflatten(1, (group.frames, group.rows, group.columns)).flatten(0, 1).movedim(-1, 1)

@@ -58,9 +58,7 @@ class Pass:
                 conditioning = merge(conditioning, selection, self.merging.compressor)
                 sequence, factors = self._sequence(target, conditioning)
                 states = sequence.states
-            states = self.call(
-                block, states, self.text, self.modulation, factors, self.clean, noisy, sequence.cameras
-            )
+            states = self.call(block, states, self.text, self.modulation, factors, self.clean, noisy, sequence.cameras)
         return states[:, :count]
 
     def cached(self, target: Tokens, cache: MemoryCache | None, conditioning: Tokens | None = None) -> torch.Tensor:

@@ -12,7 +12,7 @@ N tokens of the target, M tokens of the conditioning, L text tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,42 +25,15 @@ from torch import nn
 
 from .blocks import MemoryWanTransformerBlock
 from .cameras import over_token_frames, plucker, token_rays
+from .conditioning import CHOICES, ConditioningVideo, check, choice
 from .memory_cache import MemoryCache
 from .merging import Compressor, fraction
 from .passes import Merging, Pass
 from .positions import Rotary, frustum_places, frustum_rotary, grid_places, grid_rotary
 from .tokenizers import Group, Kernel, Tokenizers, Tokens, pad_to
 
-CHOICES = {
-    "attention": ("cached", "joint"),
-    "cameras": ("extrinsics", "plucker", "per_block"),
-    "positions": ("grid", "frustum"),
-    "ranges": ("forward", "reversed"),
-    "source": ("tokens", "channels"),
-    "source_modulation": ("clean", "target"),
-    "source_camera": ("own", "target"),
-    "merge": ("off", "merge", "discard"),
-}
 # Parameters that a base model does not have.
 NEW = ("tokenizers.", "camera_embedding.", "compressor.", ".cam_encoder.", ".projector.")
-
-
-@dataclass(frozen=True, eq=False)
-class ConditioningVideo:
-    """A clean video that the target may look at.
-
-    latent: (B, C, T, H, W), normalised as the target's. poses: (B, T, 3, 4) camera-to-world per latent frame in the
-    frame of reference shared by all videos of the call, or None where the task knows no cameras. intrinsics:
-    (B, T, 4) divided by the frame's size, for models that see rays. times: (B, T) signed seconds from the target's
-    first frame, for models with frustum positions. preceding: the memory just before the target in time, which
-    takes the source's range of positions where no source tokens do (text tasks).
-    """
-
-    latent: torch.Tensor
-    poses: torch.Tensor | None = None
-    intrinsics: torch.Tensor | None = None
-    times: torch.Tensor | None = None
-    preceding: bool = False
 
 
 class MemoryWanTransformer3DModel(WanTransformer3DModel):
@@ -150,7 +123,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             pos_embed_seq_len=pos_embed_seq_len,
         )
         for name, choices in CHOICES.items():
-            _choice(name, self.config[name], choices)
+            choice(name, self.config[name], choices)
         dim, heads = num_attention_heads * attention_head_dim, num_attention_heads
         per_block = cameras == "per_block"
         self.blocks = nn.ModuleList(
@@ -173,7 +146,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
     @property
     def merge_points(self) -> list[int]:
         """Blocks at whose entry memory is merged."""
-        return [round(depth * len(self.blocks)) for depth in self.config.merge_at]
+        return sorted({round(depth * len(self.blocks)) for depth in self.config.merge_at})
 
     @torch.no_grad()
     def initialise_conditioning(self) -> None:
@@ -183,6 +156,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         if self.config.cameras != "per_block":
             nn.init.zeros_(self.camera_embedding.weight)
             nn.init.zeros_(self.camera_embedding.bias)
+        block: Any
         for block in self.blocks:
             block.initialise_cameras()
         if self.compressor is not None:
@@ -241,10 +215,10 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         Returns a sample of the target's shape (channels: out_channels). Raises ValueError, saying expected and got.
         """
         config = self.config
-        attention = _choice("attention", attention or config.attention, CHOICES["attention"])
-        merge = _choice("merge", merge or config.merge, CHOICES["merge"])
+        attention = choice("attention", attention or config.attention, CHOICES["attention"])
+        merge = choice("merge", merge or config.merge, CHOICES["merge"])
         view = (target_poses, target_intrinsics, target_times)
-        self._check(hidden_states, view, source, memories, attention, merge, cache)
+        check(self, ConditioningVideo(hidden_states, *view), source, memories, attention, merge, cache)
         if config.source == "channels":
             beside = torch.zeros_like(hidden_states) if source is None else source.latent
             target_video = ConditioningVideo(torch.cat([hidden_states, beside], dim=1), *view)
@@ -339,9 +313,10 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         states = embedding(pad_to(video.latent, size))
         counts = states.shape[2:]
         states = states.movedim(1, -1)  # (B, F, h, w, D)
-        cameras = None
-        rays = None
+        cameras: torch.Tensor | None = None
+        rays: Any = None
         if video.poses is not None and (config.cameras == "plucker" or config.positions == "frustum"):
+            assert video.intrinsics is not None  # see conditioning.check
             rays = token_rays(video.poses, video.intrinsics, video.latent.shape[3:], size, counts)
         if video.poses is not None and config.cameras == "plucker":
             states = states + self.camera_embedding(plucker(*rays).to(states.dtype))
@@ -352,10 +327,13 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             else:
                 states = states + self.camera_embedding(mean.to(states.dtype))[:, :, None, None]
         if config.positions == "frustum":
-            places = frustum_places(*rays, over_token_frames(video.times, size[0]).float())
+            assert video.times is not None
+            origins, directions = rays
+            places = frustum_places(origins, directions, over_token_frames(video.times, size[0]).float())
         else:
             places = grid_places(counts, kernel or (1, 1, 1), offset, states.device)
-        return Tokens(states.flatten(1, 3).contiguous(), places, cameras, (Group(*counts, memory),))
+        group = Group(counts[0], counts[1], counts[2], memory)
+        return Tokens(states.flatten(1, 3).contiguous(), places, cameras, (group,))
 
     def _rotary(self, places: torch.Tensor) -> Rotary:
         config = self.config
@@ -386,70 +364,3 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         grid = [size // p for size, p in zip(shape[2:], patch, strict=True)]
         tokens = tokens.unflatten(2, (*patch, -1)).unflatten(1, grid)
         return tokens.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
-
-    def _check(
-        self,
-        target: torch.Tensor,
-        view: tuple[torch.Tensor | None, ...],
-        source: ConditioningVideo | None,
-        memories: Sequence[ConditioningVideo],
-        attention: str,
-        merge: str,
-        cache: MemoryCache | None,
-    ) -> None:
-        """Raise ValueError, saying expected and got. `target` comes without source channels."""
-        config, channels = self.config, self.latent_channels
-        videos = {"the target": ConditioningVideo(target, *view)}
-        videos |= {} if source is None else {"the source": source}
-        videos |= {f"memory {rank}": memory for rank, memory in enumerate(memories)}
-        needed = {"plucker": ["poses", "intrinsics"], "frustum": ["poses", "intrinsics", "times"]}
-        needs = set(needed.get(config.cameras, []) if view[0] is not None else []) | {*needed.get(config.positions, [])}
-        for name, video in videos.items():
-            latent = video.latent
-            if latent.ndim != 5 or latent.shape[1] != channels or latent.dtype != target.dtype:
-                raise ValueError(
-                    f"{name} must be a latent (B, {channels}, T, H, W) {target.dtype}, got {tuple(latent.shape)} "
-                    f"{latent.dtype}"
-                )
-            if len(target) % len(latent) or (attention == "joint" and len(target) != len(latent)):
-                raise ValueError(f"{name} has {len(latent)} rows in its batch, expected the target's {len(target)}")
-            if missing := sorted(each for each in needs if getattr(video, each) is None):
-                raise ValueError(f"{name} has no {', '.join(missing)}, which this model needs of every video")
-            if config.cameras == "per_block" and (video.poses is None) != (view[0] is None):
-                raise ValueError(f"{name} and the target must both have poses, or neither: got one of them")
-        if source is not None and config.source == "channels" and source.latent.shape != target.shape:
-            raise ValueError(
-                f"the source goes beside the target's channels: expected {tuple(target.shape)}, got "
-                f"{tuple(source.latent.shape)}"
-            )
-        if config.positions == "grid":
-            self._check_positions(target, source, memories)
-        if cache is not None and attention == "joint":
-            raise ValueError("a cache was given, but joint attention has nothing to keep: expected attention='cached'")
-        if merge == "merge" and self.compressor is None:
-            raise ValueError("merge='merge' needs a compressor, but this model was configured with another merge")
-        noisy = config.source == "tokens" and config.source_modulation == "target"
-        if source is not None and noisy and attention == "cached":
-            raise ValueError(
-                "this model gives its source the target's timestep, which changes with every step: expected "
-                "attention='joint', got 'cached'"
-            )
-
-    def _check_positions(
-        self, target: torch.Tensor, source: ConditioningVideo | None, memories: Sequence[ConditioningVideo]
-    ) -> None:
-        """Temporal positions beyond the base's table were never seen by it."""
-        patch, most = self.config.patch_size[0], self.config.rope_max_seq_len
-        for rank, (video, _, offset) in enumerate(self._places(source, memories, target.shape[2] // patch)):
-            last = abs(offset) + video.latent.shape[2] // patch
-            if last > most:
-                raise ValueError(
-                    f"conditioning video {rank} reaches temporal position {last}, expected at most {most} "
-                    "(rope_max_seq_len): shorten the target or the memory"
-                )
-
-
-def _choice(name: str, value: str, choices: Sequence[str]) -> str:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-    return value

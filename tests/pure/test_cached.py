@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from pipeline.memory_cache import MemoryCache
 from pipeline.merging import rank_correlation
-from pipeline.transformer import ConditioningVideo, MemoryWanTransformer3DModel
+from pipeline.transformer import NEW, ConditioningVideo, MemoryWanTransformer3DModel
 
 TINY = {
     "num_attention_heads": 2,
@@ -21,8 +21,9 @@ TINY = {
 def model_of(seed=0, **changes):
     torch.manual_seed(seed)
     model = MemoryWanTransformer3DModel(**{**TINY, **changes}).eval()
-    for parameter in (*model.tokenizers.parameters(), *getattr(model, "camera_embedding", model.tokenizers).parameters()):
-        torch.nn.init.normal_(parameter, std=0.2)
+    for name, parameter in model.named_parameters():
+        if name.startswith(("tokenizers", "camera_embedding")):
+            torch.nn.init.normal_(parameter, std=0.2)
     return model
 
 
@@ -209,7 +210,6 @@ def test_responsiveness_of_later_steps_is_compared_with_the_first():
         predict(model, **call(memories=6, timestep=torch.tensor([t])), cache=cache)
     assert sorted(cache.responsiveness) == [2, 4]
     assert cache.responsiveness[2].shape == (1, 6 * 4)
-    assert torch.allclose(cache.responsiveness[2].sum(), torch.tensor(1.0), atol=0.9)
     correlations = cache.rank_correlations()
     assert len(correlations[2]) == 2
     # The same timestep asks almost the same questions: only the merged blocks before differ.
@@ -235,9 +235,8 @@ def test_gradients_reach_every_new_parameter_in_every_arrangement(changes, atten
     if checkpointing:
         model.enable_gradient_checkpointing()
     model(**call(memories=4, attention=attention)).sample.square().mean().backward()
-    stock = {name for name, _ in super(MemoryWanTransformer3DModel, model).named_parameters() if ".attn" in name}
     for name, parameter in model.named_parameters():
-        if name not in stock or "attn1" in name:
+        if any(new in name for new in NEW):
             assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
 
 
@@ -256,7 +255,7 @@ def test_gradients_reach_every_new_parameter_in_every_arrangement(changes, atten
         ({}, {"merge": "merge"}, "needs a compressor"),
         ({}, {"attention": "sparse"}, "attention must be one of cached, joint, got 'sparse'"),
         ({"source_modulation": "target"}, {}, "expected attention='joint', got 'cached'"),
-        ({"in_channels": 32, "source": "channels"}, {"source": video(1, frames=2)}, r"expected \(1, 16, 4, 16, 16\), got"),
+        ({"in_channels": 32, "source": "channels"}, {"source": video(1, 2)}, r"expected \(1, 16, 4, 16, 16\), got"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_with_expected_and_got(model, changes, message):

@@ -238,3 +238,19 @@ def test_a_base_in_half_precision_stays_as_it_is():
     memory = ConditioningVideo(half, poses(3))
     output = predict(model, half, t, text.bfloat16(), memories=[memory], target_poses=poses(3))
     assert output.dtype == torch.bfloat16 and output.isfinite().all()
+
+
+def test_a_source_in_channels_leaves_no_tokens_and_its_base_unchanged():
+    base = stock(in_channels=32)
+    model = MemoryWanTransformer3DModel.from_base(base, source="channels").eval()
+    (target, t, text), source = inputs(), inputs(seed=2)[0]
+    edited = predict(model, target, t, text, source=ConditioningVideo(source))
+    assert torch.equal(edited, predict(base, torch.cat([target, source], dim=1), t, text))
+    alone = predict(model, target, t, text)
+    assert torch.equal(alone, predict(base, torch.cat([target, torch.zeros_like(target)], dim=1), t, text))
+    lengths = []
+    model.blocks[0].register_forward_pre_hook(lambda block, args: lengths.append(args[0].shape[1]))
+    memories = [ConditioningVideo(source)]
+    predict(model, target, t, text, source=ConditioningVideo(source), memories=memories, attention="joint")
+    assert lengths == [3 * (4 * 6 + 2 * 3)]
+    assert model.tokenizers["1x2x2"].in_channels == 16

@@ -1,0 +1,115 @@
+"""What a call of the transformer is given beside the noisy target, and whether it fits the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from .memory_cache import MemoryCache
+
+if TYPE_CHECKING:
+    from .transformer import MemoryWanTransformer3DModel
+
+CHOICES = {
+    "attention": ("cached", "joint"),
+    "cameras": ("extrinsics", "plucker", "per_block"),
+    "positions": ("grid", "frustum"),
+    "ranges": ("forward", "reversed"),
+    "source": ("tokens", "channels"),
+    "source_modulation": ("clean", "target"),
+    "source_camera": ("own", "target"),
+    "merge": ("off", "merge", "discard"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class ConditioningVideo:
+    """A clean video that the target may look at.
+
+    latent: (B, C, T, H, W), normalised as the target's. poses: (B, T, 3, 4) camera-to-world per latent frame in the
+    frame of reference shared by all videos of the call, or None where the task knows no cameras. intrinsics:
+    (B, T, 4) divided by the frame's size, for models that see rays. times: (B, T) signed seconds from the target's
+    first frame, for models with frustum positions. preceding: the memory just before the target in time, which
+    takes the source's range of positions where no source tokens do (text tasks).
+    """
+
+    latent: torch.Tensor
+    poses: torch.Tensor | None = None
+    intrinsics: torch.Tensor | None = None
+    times: torch.Tensor | None = None
+    preceding: bool = False
+
+
+def choice(name: str, value: str, choices: Sequence[str]) -> str:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+    return value
+
+
+def check(
+    model: MemoryWanTransformer3DModel,
+    target_video: ConditioningVideo,
+    source: ConditioningVideo | None,
+    memories: Sequence[ConditioningVideo],
+    attention: str,
+    merge: str,
+    cache: MemoryCache | None,
+) -> None:
+    """Raise ValueError, saying expected and got. The target comes without source channels."""
+    config, channels = model.config, model.latent_channels
+    target, posed = target_video.latent, target_video.poses is not None
+    videos = {"the target": target_video}
+    videos |= {} if source is None else {"the source": source}
+    videos |= {f"memory {rank}": memory for rank, memory in enumerate(memories)}
+    needed = {"plucker": ["poses", "intrinsics"], "frustum": ["poses", "intrinsics", "times"]}
+    needs = {*needed.get(config.positions, []), *(needed.get(config.cameras, []) if posed else [])}
+    for name, video in videos.items():
+        latent = video.latent
+        if latent.ndim != 5 or latent.shape[1] != channels or latent.dtype != target.dtype:
+            raise ValueError(
+                f"{name} must be a latent (B, {channels}, T, H, W) {target.dtype}, got {tuple(latent.shape)} "
+                f"{latent.dtype}"
+            )
+        if len(target) % len(latent) or (attention == "joint" and len(target) != len(latent)):
+            raise ValueError(f"{name} has {len(latent)} rows in its batch, expected the target's {len(target)}")
+        if missing := sorted(each for each in needs if getattr(video, each) is None):
+            raise ValueError(f"{name} has no {', '.join(missing)}, which this model needs of every video")
+        if config.cameras == "per_block" and (video.poses is not None) != posed:
+            raise ValueError(f"{name} and the target must both have poses, or neither: got one of them")
+    if source is not None and config.source == "channels" and source.latent.shape != target.shape:
+        raise ValueError(
+            f"the source goes beside the target's channels: expected {tuple(target.shape)}, got "
+            f"{tuple(source.latent.shape)}"
+        )
+    if config.positions == "grid":
+        _check_positions(model, target, source, memories)
+    if cache is not None and attention == "joint":
+        raise ValueError("a cache was given, but joint attention has nothing to keep: expected attention='cached'")
+    if merge == "merge" and model.compressor is None:
+        raise ValueError("merge='merge' needs a compressor, but this model was configured with another merge")
+    noisy = config.source == "tokens" and config.source_modulation == "target"
+    if source is not None and noisy and attention == "cached":
+        raise ValueError(
+            "this model gives its source the target's timestep, which changes with every step: expected "
+            "attention='joint', got 'cached'"
+        )
+
+
+def _check_positions(
+    model: MemoryWanTransformer3DModel,
+    target: torch.Tensor,
+    source: ConditioningVideo | None,
+    memories: Sequence[ConditioningVideo],
+) -> None:
+    """Temporal positions beyond the base's table were never seen by it."""
+    patch, most = model.config.patch_size[0], model.config.rope_max_seq_len
+    for rank, (video, _, offset) in enumerate(model._places(source, memories, target.shape[2] // patch)):
+        last = abs(offset) + video.latent.shape[2] // patch
+        if last > most:
+            raise ValueError(
+                f"conditioning video {rank} reaches temporal position {last}, expected at most {most} "
+                "(rope_max_seq_len): shorten the target or the memory"
+            )
