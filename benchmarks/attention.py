@@ -25,6 +25,7 @@ import hashlib  # noqa: E402
 import json  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
+from pathlib import Path  # noqa: E402
 from types import SimpleNamespace  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -102,6 +103,7 @@ class Mini:
         self.source = torch.randn(3, FRAMES, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
         self.cache_bytes = 0
         self.retrieval = 0.0
+        self.rank_correlations: Any = None
 
     def memories(self, among: int, k: int) -> list[MemoryVideo]:
         """Retrieve and read the best `k` among the first ancestors."""
@@ -121,7 +123,7 @@ class Mini:
             for choice in choices
         ]
 
-    def edit(self, scheme: Scheme, among: int, k: int, steps: int) -> float:
+    def edit(self, scheme: Scheme, among: int, k: int, steps: int, track: bool = False) -> float:
         """CPU seconds of an edit of 20 steps, of which `steps` are run."""
         self.pipe.transformer.register_to_config(memory_kernels=scheme.kernels or self.table)
         marks = [time.process_time()]
@@ -143,8 +145,10 @@ class Mini:
             generator=torch.Generator().manual_seed(2),
             attention=scheme.attention,
             merge=scheme.merge,
+            track_responsiveness=track,
             callback_on_step_end=mark,
         )
+        self.rank_correlations = result.rank_correlations
         self.pipe.transformer.register_to_config(memory_kernels=self.table)
         self.cache_bytes = result.cache_bytes
         first, *later = np.diff(marks)
@@ -201,6 +205,28 @@ def measure(mini: Mini, quick: bool) -> dict[str, Any]:
     }
 
 
+def peak_mb(mini: Mini, among: int) -> float:
+    """Greatest resident memory during one of our edits, of the whole process."""
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
+    mini.edit(SCHEMES["ours"], among, KEPT, 1)
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 1024
+
+
+def inspect(mini: Mini) -> dict[str, Any]:
+    """What an edit holds, by the size of the library, and how long its first step's responsiveness stays true."""
+    peaks = {among: peak_mb(mini, among) for among in (KEPT, 1000, KEPT, 1000)}
+    print(f"peak memory of the process: {peaks[KEPT]:.0f} MB with {KEPT} ancestors, {peaks[1000]:.0f} MB with 1,000")
+    mini.edit(SCHEMES["ours"], 1000, KEPT, STEPS, track=True)
+    correlation = float(np.mean([np.mean(values) for values in mini.rank_correlations.values()]))
+    print(f"rank correlation of responsiveness, first step and later ones: {correlation:.2f} (untrained weights)")
+    return {
+        "mini_peak_mb_8": round(peaks[KEPT]),
+        "mini_peak_mb_1000": round(peaks[1000]),
+        "responsiveness_rank_correlation": round(correlation, 3),
+    }
+
+
 def count() -> dict[str, Any]:
     """The table of the 1.3B shape by counted operations, and its figures."""
     config = SimpleNamespace(**wan_config())
@@ -246,7 +272,8 @@ def main() -> None:
         library = Library.open(f"{folder}/library.lance", model="mini", sphere=Sphere(), descriptor_dim=8)
         ids = fill(library, max(ANCESTORS))
         print(f"a library of {len(ids):,} memories, made in {time.perf_counter() - began:.0f} s", flush=True)
-        figures = measure(Mini(pipe, library, ids), quick)
+        mini = Mini(pipe, library, ids)
+        figures = measure(mini, quick) | inspect(mini)
     figures |= count()
     if torch.cuda.is_available():
         figures |= attention_gpu.measure(wan_config(), WAN_LATENT, torch.device("cuda"), STEPS, KEPT)
