@@ -61,7 +61,11 @@ class Editor:
         """
         began = time.perf_counter()
         _check_unchanged(edit)
-        source, descriptor = self._source(edit)
+        # Looking costs a sixth of a second on a core; a plan without words ranks by view alone and stores zeros.
+        looks = bool(edit.prompt) or edit.by == "descriptor" or self.settings["text_memories"] == "all_turns"
+        source, descriptor = None, np.zeros(DIMENSION, np.float32)
+        if looks or not edit.input:
+            source, descriptor = self._source(edit, looks)
         choices = self._retrieve(edit, descriptor)
         # One read for the chosen memories and, where a turn edits the last turn's result, its latent.
         wanted = [choice.id for choice in choices] + ([edit.input] if edit.input else [])
@@ -78,6 +82,7 @@ class Editor:
                     latent=read[choice.id].latent.float(),
                     trajectory=read[choice.id].trajectory.relative_to(origin),
                     start=read[choice.id].start - edit.segment.start,
+                    preceding=choice.id == edit.preceding,
                 )
                 for choice in choices
             ],
@@ -119,10 +124,9 @@ class Editor:
         )
         return {"id": edit.id, "seconds": seconds, "memories": len(choices)}, memory
 
-    def _source(self, edit: Edit) -> tuple[torch.Tensor, np.ndarray]:
-        """Latent and descriptor of the segment's own frames, the last frame repeated up to what the codec takes."""
-        # Looking costs a sixth of a second on a core; a plan without words ranks by view alone and stores zeros.
-        looks = bool(edit.prompt) or edit.by == "descriptor" or self.settings["text_memories"] == "all_turns"
+    def _source(self, edit: Edit, looks: bool) -> tuple[torch.Tensor, np.ndarray]:
+        """Latent of the segment's own frames, the last one repeated up to what the codec takes, and their descriptor,
+        or zeros where nobody looks."""
         key = (edit.source, edit.segment.start, edit.segment.stop, edit.frames, edit.fit, looks)
         if key not in self._sources:
             frames = edit.fit.apply(self._reader(edit.url, edit.fit.resize).read(edit.segment.start, edit.segment.stop))
