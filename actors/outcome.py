@@ -14,4 +14,4 @@ class Outcome:
     stopped: str | None = None
     edits: int = 0
     seconds: float = 0.0
-    editing: float = 0.0  # seconds from the first dispatch to the last commit: without starting processes
+    editing: float = 0.0  # seconds from the first commit to the last, which is edits - 1 of them at full speed

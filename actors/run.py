@@ -86,7 +86,7 @@ class Run:
         self.outcome = Outcome()
         self._editors: dict[str, Any] = {}
         self._started = 0
-        self._first_dispatch: float | None = None
+        self._first_commit: float | None = None
         self._failed_starts = 0
         self._waiting_since: float | None = time.monotonic()
         self._pending: dict[Any, Callable[[Any], None]] = {}  # ref -> what to do when it is ready
@@ -196,7 +196,6 @@ class Run:
     # ---- edits
 
     def _start_edit(self, assignment: Assignment) -> None:
-        self._first_dispatch = self._first_dispatch or time.monotonic()
         edit = self.work[assignment.source].edit(self._index[assignment.edit])
         account, memory = self._editors[assignment.worker].edit.options(num_returns=2).remote(edit, assignment.attempt)
         self._pending[account] = lambda ref: self._edit_ended(assignment, ref, memory)
@@ -238,7 +237,8 @@ class Run:
         else:
             self.scheduler.committed(assignment)
             self.outcome.edits += 1
-            self.outcome.editing = time.monotonic() - (self._first_dispatch or 0.0)
+            self._first_commit = self._first_commit or time.monotonic()
+            self.outcome.editing = time.monotonic() - self._first_commit
             source = self.work[assignment.source]
             turn = self._index[assignment.edit] * len(source.videos) // len(source.ids)
             self._uncommitted[source.name, turn].discard(assignment.edit)
