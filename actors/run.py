@@ -88,7 +88,7 @@ class Run:
         self._started = 0
         self._first_commit: float | None = None
         self._failed_starts = 0
-        self._waiting_since: float | None = time.monotonic()
+        self._waiting_since: float | None = None  # editors were asked for and none has started yet
         self._pending: dict[Any, Callable[[Any], None]] = {}  # ref -> what to do when it is ready
         self._index = {id: index for source in work for index, id in enumerate(source.ids)}
         self._uncommitted = {
@@ -127,6 +127,7 @@ class Run:
         # A source has one edit in flight at most, so more editors than sources would only wait.
         for _ in range(min(self.places.workers, self.scheduler.sources.left)):
             self._start_editor()
+            self._waiting_since = time.monotonic()
         try:
             ray.get(self._librarian.ready.remote())
         except RayError as error:
