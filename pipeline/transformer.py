@@ -203,6 +203,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         cache: MemoryCache | None = None,
         attention: str | None = None,
         merge: str | None = None,
+        merge_share: float | None = None,
+        memory_kernels: Sequence[Kernel] | None = None,
     ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
         """One prediction for the noisy target.
 
@@ -210,6 +212,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         memories as described at `ConditioningVideo`, memories most relevant first; target_poses (B, T, 3, 4),
         target_intrinsics (B, T, 4) and target_times (B, T) as theirs. The other arguments are the base's.
         cache: filled by its first call, and then read instead of source and memories; cached attention only.
+        merge_share, memory_kernels: training draws them at random; None for what the number of memories and the
+            model's configuration say.
         attention, merge: None for the model's own. With cached attention, source and memories may have fewer rows
             than the target, B = n * theirs, n targets for each one after another.
         Returns a sample of the target's shape (channels: out_channels). Raises ValueError, saying expected and got.
@@ -241,8 +245,9 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             text = torch.cat([image, text], dim=1)
         conditioning = None
         if (source or memories) and not filled:
-            conditioning = self._conditioning(source, memories, hidden_states.shape[2])
-        run = self._pass(text, modulation.unflatten(1, (6, -1)), merge, len(memories))
+            conditioning = self._conditioning(source, memories, hidden_states.shape[2], memory_kernels)
+        share = fraction(len(memories)) if merge_share is None else merge_share
+        run = self._pass(text, modulation.unflatten(1, (6, -1)), merge if memories else "off", share)
         if conditioning is not None and attention == "joint":
             noisy = len(target)
             if source is not None and config.source_modulation == "target":
@@ -267,18 +272,22 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         cache = MemoryCache() if cache is None else cache
         conditioning = self._conditioning(source, memories, frames)
         clean = conditioning.states[:, :1]
-        self._pass(clean, clean, "off", 0).encode(cache, conditioning)
+        self._pass(clean, clean, "off", 0.0).encode(cache, conditioning)
         return cache
 
-    def kernel_of(self, rank: int) -> Kernel:
+    def kernel_of(self, rank: int, kernels: Sequence[Kernel] | None = None) -> Kernel:
         """The tokenizer of the memory at this rank, 0 the most relevant, in multiples of the base patch."""
-        kernels = self.config.memory_kernels
+        kernels = self.config.memory_kernels if kernels is None else kernels
         return tuple(kernels[min(rank, len(kernels) - 1)])
 
     # Inside.
 
     def _places(
-        self, source: ConditioningVideo | None, memories: Sequence[ConditioningVideo], span: int
+        self,
+        source: ConditioningVideo | None,
+        memories: Sequence[ConditioningVideo],
+        span: int,
+        kernels: Sequence[Kernel] | None = None,
     ) -> Iterator[tuple[ConditioningVideo, Kernel, int]]:
         """(video, kernel, first temporal position) of each conditioning video, in the order of the sequence.
 
@@ -291,17 +300,21 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             yield source, tuple(self.config.source_kernel), span
         for rank, memory in enumerate(memories):
             near = memory.preceding and source is None
-            yield memory, self.kernel_of(rank), span if near else 2 * span
+            yield memory, self.kernel_of(rank, kernels), span if near else 2 * span
 
     def _conditioning(
-        self, source: ConditioningVideo | None, memories: Sequence[ConditioningVideo], frames: int
+        self,
+        source: ConditioningVideo | None,
+        memories: Sequence[ConditioningVideo],
+        frames: int,
+        kernels: Sequence[Kernel] | None = None,
     ) -> Tokens:
         """The tokens of all conditioning; the source's, which are never merged, come first."""
         span = frames // self.config.patch_size[0]
         return Tokens.join(
             [
                 self._tokens(video, kernel, offset, memory=video is not source)
-                for video, kernel, offset in self._places(source, memories, span)
+                for video, kernel, offset in self._places(source, memories, span, kernels)
             ]
         )
 
@@ -342,15 +355,15 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             return frustum_rotary(places, heads, head_dim, config.frustum_depths)
         return grid_rotary(places, (self.rope.t_dim, self.rope.h_dim, self.rope.w_dim))
 
-    def _pass(self, text: torch.Tensor, modulation: torch.Tensor, merge: str, memories: int) -> Pass:
+    def _pass(self, text: torch.Tensor, modulation: torch.Tensor, merge: str, share: float) -> Pass:
         embedder = self.condition_embedder
         clean = embedder.timesteps_proj(torch.zeros(1, device=text.device))
         clean = clean.to(next(embedder.time_embedder.parameters()).dtype)
         clean = embedder.time_proj(embedder.act_fn(embedder.time_embedder(clean).type_as(text))).unflatten(1, (6, -1))
         merging = Merging()
-        if merge != "off" and memories:
+        if merge != "off":
             compressor = self.compressor if merge == "merge" else None
-            merging = Merging(tuple(self.merge_points), fraction(memories), compressor)
+            merging = Merging(tuple(self.merge_points), share, compressor)
         return Pass(self.blocks, self._call, self._rotary, text, modulation, clean, merging)
 
     def _call(self, block: nn.Module, *arguments: Any) -> Any:
