@@ -64,6 +64,7 @@ class Muon(torch.optim.Optimizer):
                     parameter.add_(change, alpha=scale)
 
     def _momentum(self, parameter: torch.Tensor, momentum: float) -> torch.Tensor:
+        assert parameter.grad is not None
         state = self.state[parameter]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)

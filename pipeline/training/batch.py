@@ -1,0 +1,123 @@
+"""From drawn windows and their pixels to what the transformer takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.conditioning import ConditioningVideo
+from pipeline.trajectory import Trajectory, compose, inverse
+
+from .samples import Draw, Window
+
+# Pixels of windows of one length, (N, T, H, W, 3) uint8.
+Read = Callable[[Sequence[Window], int], torch.Tensor]
+# Pixels (N, T, H, W, 3) uint8 to normalised latents (N, C, T', H', W') float32.
+Encode = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """B scenes with M targets each; targets of a scene come one after another.
+
+    clean (B M, C, T, H, W) float32: the targets without noise. changed (B M, 1, T, H, W) bool: what the instruction
+    changes, None for other tasks. view: poses, intrinsics and times of the targets, `target_...` of the transformer.
+    instructions: one per scene.
+    """
+
+    draw: Draw
+    clean: torch.Tensor
+    changed: torch.Tensor | None
+    view: dict[str, torch.Tensor | None]
+    source: ConditioningVideo | None
+    memories: tuple[ConditioningVideo, ...]
+    instructions: tuple[str, ...]
+
+    def to(self, device: torch.device | str) -> Batch:
+        def moved(value: Any) -> Any:
+            return None if value is None else value.to(device)
+
+        def video(each: ConditioningVideo) -> ConditioningVideo:
+            return replace(
+                each,
+                latent=moved(each.latent),
+                poses=moved(each.poses),
+                intrinsics=moved(each.intrinsics),
+                times=moved(each.times),
+            )
+
+        return Batch(
+            self.draw,
+            self.clean.to(device),
+            moved(self.changed),
+            {name: moved(value) for name, value in self.view.items()},
+            None if self.source is None else video(self.source),
+            tuple(video(each) for each in self.memories),
+            self.instructions,
+        )
+
+
+def collate(draw: Draw, read: Read, encode: Encode, every: int = 1, changed_above: float = 0.15) -> Batch:
+    """Read and arrange a step's windows.
+
+    every: frames per latent frame after the first (the codec's temporal compression). changed_above: a pixel counts as
+    changed where the edit moves its latent by more than this, in units of the latent's standard deviation.
+    """
+    samples = draw.samples
+    ranks = len(samples[0].memories)
+    windows: list[Window] = [target for each in samples for target in each.targets]
+    targets = len(windows)
+    windows += [each.origin for each in samples] if draw.source else []
+    windows += [each.memories[rank] for rank in range(ranks) for each in samples]
+    before = draw.task == "text" and not draw.source
+    windows += [each.before for each in samples if each.before is not None] if before else []
+    latents = iter(
+        encode(read(windows, draw.length)).split([targets] + [len(samples)] * (ranks + draw.source + before))
+    )
+
+    def view(each: Sequence[tuple[Window, Window]]) -> dict[str, Any]:
+        return _stack([_view(window, origin, draw.length, every) for window, origin in each])
+
+    clean = next(latents)
+    origins = [each.origin for each in samples]
+    target_view = view([(target, each.origin) for each in samples for target in each.targets])
+    source = ConditioningVideo(next(latents), **view([(each, each) for each in origins])) if draw.source else None
+    memories = tuple(
+        ConditioningVideo(
+            next(latents),
+            **view([(each.memories[rank], each.origin) for each in samples]),
+            preceding=draw.preceding and rank == 0,
+        )
+        for rank in range(ranks)
+    )
+    changed = None
+    if draw.task == "text":
+        plain = source.latent if source is not None else next(latents)
+        plain = plain.repeat_interleave(targets // len(samples), dim=0)
+        changed = (clean - plain).abs().amax(dim=1, keepdim=True) > changed_above
+    return Batch(
+        draw,
+        clean,
+        changed,
+        {f"target_{name}": value for name, value in target_view.items()},
+        source,
+        memories,
+        tuple(each.instruction for each in samples),
+    )
+
+
+def _view(window: Window, origin: Window, length: int, every: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Poses (T', 3, 4), intrinsics (T', 4) and seconds (T',) of a window in the frame of reference of `origin`."""
+    part: Trajectory = window.clip.trajectory[window.start : window.start + length : every]
+    reference = inverse(origin.clip.trajectory.c2w[origin.start])
+    seconds = window.seconds - origin.seconds + np.arange(0, length, every) / window.clip.rate
+    return compose(reference, part.c2w), part.intrinsics, seconds
+
+
+def _stack(views: Sequence[tuple[np.ndarray, ...]]) -> dict[str, Any]:
+    columns = (torch.tensor(np.stack(each), dtype=torch.float32) for each in zip(*views, strict=True))
+    return dict(zip(("poses", "intrinsics", "times"), columns, strict=True))

@@ -1,0 +1,206 @@
+"""What a step trains on: which windows of which clips play source, targets and memories. Pure, from a random state.
+
+All samples of a step have the same shape (task, number of memories, tokenizers, merging), so that they make one batch.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.clip import Clip
+
+from .recipe import Recipe
+
+TASKS = ("camera", "text", "continue")
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """Frames [start, start + length) of a clip; the length is the step's."""
+
+    clip: Clip
+    start: int
+
+    @property
+    def seconds(self) -> float:
+        return self.start / self.clip.rate
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One scene's part of a step. Targets share the conditioning; memories come in order of rank.
+
+    origin: the window whose first camera is the frame of reference and whose first frame is time 0: the source's,
+    whether or not the model sees it. before: the picture that the instruction changes, for text.
+    """
+
+    origin: Window
+    targets: tuple[Window, ...]
+    memories: tuple[Window, ...]
+    instruction: str = ""
+    before: Window | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """A step's samples and what they have in common.
+
+    source: the model sees the origin's window. preceding: the first memory is the segment just before. tokenizer: index
+    among the model's distinct memory kernels of the one that all memories use, None for the usual by rank.
+    merge_share: None where nothing merges.
+    """
+
+    task: str
+    length: int
+    samples: tuple[Sample, ...]
+    source: bool
+    preceding: bool
+    tokenizer: int | None
+    merge_share: float | None
+
+
+class Corpus:
+    """Clips by scene and variant, ready to be drawn from. Raises ValueError where no task of a recipe finds clips."""
+
+    def __init__(self, clips: Sequence[Clip], length: int, recipe: Recipe) -> None:
+        self.length, self.recipe = length, recipe
+        scenes: dict[int, dict[int, list[Clip]]] = defaultdict(lambda: defaultdict(list))
+        for clip in sorted(clips, key=lambda each: each.row):
+            if starts(clip, length):
+                scenes[clip.scene][clip.variant].append(clip)
+        self.scenes = {scene: dict(variants) for scene, variants in sorted(scenes.items())}
+        self.groups: dict[str, list[tuple[int, int]]] = {task: [] for task in TASKS}
+        for scene, variants in self.scenes.items():
+            before = {clip.camera for clip in variants.get(0, [])}
+            for variant, views in variants.items():
+                if len(views) > 1:
+                    self.groups["camera"].append((scene, variant))
+                if variant and before & {clip.camera for clip in views}:
+                    self.groups["text"].append((scene, variant))
+                if any(pairs(clip, length) for clip in views):
+                    self.groups["continue"].append((scene, variant))
+        shares = {"camera": recipe.camera, "text": recipe.text, "continue": recipe.onward}
+        self.shares = {task: shares[task] if self.groups[task] else 0.0 for task in TASKS}
+        if not sum(self.shares.values()):
+            raise ValueError(
+                f"none of the tasks {', '.join(task for task in TASKS if shares[task])} finds clips of {length} frames "
+                f"or more in one shot among {len(clips)} clips; camera needs two views of a scene, text an edited one"
+            )
+
+    def draw(self, random: np.random.Generator, task: str | None = None, tokenizers: int = 2) -> Draw:
+        """The next step's samples. `task` None draws it too; tokenizers: how many distinct ones memories may have."""
+        recipe = self.recipe
+        if task is None:
+            weights = np.array([self.shares[each] for each in TASKS])
+            task = str(random.choice(TASKS, p=weights / weights.sum()))
+        dropout = recipe.memory_dropout_text if task == "text" else recipe.memory_dropout
+        count = 0 if random.random() < dropout else int(random.integers(1, recipe.memories + 1))
+        count = max(count, 1) if task == "continue" else count
+        source = task != "continue" and not (count and random.random() < recipe.source_dropout)
+        preceding = task == "continue" or (task == "text" and count > 0)
+        alone, merges = random.random() < 0.5, random.random() < 0.5
+        chosen = random.choice(len(self.groups[task]), size=recipe.batch)
+        samples = [self._sample(random, task, *self.groups[task][int(each)], count, preceding) for each in chosen]
+        return Draw(
+            task,
+            self.length,
+            tuple(samples),
+            source,
+            preceding and all(_just_before(each, self.length) for each in samples),
+            int(random.integers(tokenizers)) if alone else None,
+            float(random.uniform(*recipe.merge_share)) if merges and count else None,
+        )
+
+    def _sample(
+        self, random: np.random.Generator, task: str, scene: int, variant: int, count: int, preceding: bool
+    ) -> Sample:
+        views = self.scenes[scene][variant]
+        recipe, length = self.recipe, self.length
+        if task == "camera":
+            order = [int(each) for each in random.permutation(len(views))]
+            if random.random() < 0.5:  # the camera that people will give; else any may play the source
+                order.sort(key=lambda each: views[each].camera != 0)
+            source = views[order[0]]
+            start = int(random.choice(starts(source, length)))
+            others = [views[each] for each in order[1:] if start in starts(views[each], length)]
+            distinct = [Window(each, start) for each in others[: recipe.targets]] or [Window(source, start)]
+            targets = [distinct[each % len(distinct)] for each in range(recipe.targets)]
+            memories = self._memories(random, views, source, targets, start, count)
+            return Sample(Window(source, start), tuple(targets), memories)
+        if task == "text":
+            pool = {clip.camera: clip for clip in self.scenes[scene][0]}
+            edited = [clip for clip in views if clip.camera in pool]
+            target = edited[int(random.integers(len(edited)))]
+            options = pairs(target, length) if preceding else []
+            start = int(random.choice(options or starts(target, length)))
+            window = Window(target, start)
+            first = [Window(target, start - length)] if preceding and options else []
+            rest = self._memories(random, views, None, [window], start, count - len(first))
+            before = Window(pool[target.camera], start)
+            return Sample(before, (window,) * recipe.targets, (*first, *rest), target.instruction, before)
+        possible = [clip for clip in views if pairs(clip, length)]
+        target = possible[int(random.integers(len(possible)))]
+        start = int(random.choice(pairs(target, length)))
+        window = Window(target, start)
+        rest = self._memories(random, views, None, [window], start, count - 1)
+        return Sample(window, (window,) * recipe.targets, (Window(target, start - length), *rest))
+
+    def _memories(
+        self,
+        random: np.random.Generator,
+        views: Sequence[Clip],
+        source: Clip | None,
+        targets: Sequence[Window],
+        start: int,
+        count: int,
+    ) -> tuple[Window, ...]:
+        """`count` windows of the variant that show no frame of a target; half of them synchronous where possible."""
+        shown = {id(each.clip) for each in targets}
+        synchronous = [
+            Window(each, start)
+            for each in views
+            if id(each) not in shown and each is not source and start in starts(each, self.length)
+        ]
+        others = [
+            Window(each, at)
+            for each in views
+            if each is not source
+            for at in starts(each, self.length)
+            if (id(each) not in shown or abs(at - start) >= self.length) and at != start
+        ]
+        chosen: list[Window] = []
+        for _ in range(max(0, count)):
+            pool = synchronous if synchronous and (random.random() < 0.5 or not others) else others
+            if not pool or random.random() < self.recipe.foreign:
+                pool = self._foreign(random, targets[0].clip.scene)
+            chosen.append(pool[int(random.integers(len(pool)))])
+        return tuple(chosen)
+
+    def _foreign(self, random: np.random.Generator, scene: int) -> list[Window]:
+        names = list(self.scenes)
+        other = names[int(random.integers(len(names)))]
+        if other == scene and len(names) > 1:
+            other = names[(names.index(other) + 1) % len(names)]
+        views = next(iter(self.scenes[other].values()))
+        return [Window(each, at) for each in views for at in starts(each, self.length)]
+
+
+def starts(clip: Clip, length: int) -> list[int]:
+    """Starts of windows of `length` frames within one shot, half a window apart so that they coincide across views."""
+    every = range(0, len(clip) - length + 1, max(1, length // 2))
+    return [at for at in every if (clip.shots[at] == clip.shots[at : at + length]).all()]
+
+
+def pairs(clip: Clip, length: int) -> list[int]:
+    """Starts of windows that another window precedes within the shot."""
+    at = set(starts(clip, length))
+    return [each for each in sorted(at) if each - length in at and clip.shots[each] == clip.shots[each - length]]
+
+
+def _just_before(sample: Sample, length: int) -> bool:
+    target, first = sample.targets[0], sample.memories[0]
+    return first.clip is target.clip and first.start == target.start - length

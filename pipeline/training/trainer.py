@@ -1,0 +1,152 @@
+"""A model in training: parameters by optimizer, averaged weights, and one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.training_utils import EMAModel
+
+from pipeline.memory_pipeline import MemoryV2VPipeline
+
+from .batch import Batch
+from .muon import Muon
+from .objective import loss, noised
+from .recipe import Recipe
+
+
+class DivergedError(RuntimeError):
+    """The loss or the gradient is not a number; the parameters are still those of the last good step."""
+
+
+class Trainer:
+    """One process's share of a training.
+
+    A step is a function of the state, the batch and (seed, step, rank): a training that is stopped and resumed from
+    `state_dict` goes on bit for bit on one device.
+    trainable: whether a parameter of this name takes part; None for all.
+    """
+
+    def __init__(
+        self,
+        pipe: MemoryV2VPipeline,
+        recipe: Recipe,
+        seed: int = 0,
+        rank: int = 0,
+        attention: str | None = None,
+        trainable: Callable[[str], bool] | None = None,
+    ) -> None:
+        self.pipe, self.recipe, self.seed, self.rank, self.attention = pipe, recipe, seed, rank, attention
+        self.network: Any = pipe.transformer  # what is called: a wrapper in distributed training
+        self.step = 0
+        self.parameters: dict[str, torch.nn.Parameter] = {}
+        for prefix in ("transformer", "text_encoder"):
+            module = getattr(pipe, prefix)
+            for name, parameter in module.named_parameters() if module is not None else ():
+                parameter.requires_grad_(trainable is None or trainable(f"{prefix}.{name}"))
+                if parameter.requires_grad:
+                    self.parameters[f"{prefix}.{name}"] = parameter
+        if not self.parameters:
+            raise ValueError("no parameter is left to train")
+        matrices = [each for name, each in self.parameters.items() if is_block_matrix(name, each)]
+        rest = [each for name, each in self.parameters.items() if not is_block_matrix(name, each)]
+        self.optimizers: list[torch.optim.Optimizer] = []
+        if matrices:
+            self.optimizers.append(Muon(matrices, recipe.learning_rate, weight_decay=recipe.weight_decay))
+        if rest:
+            adam = torch.optim.AdamW(rest, recipe.adam_learning_rate, (0.9, 0.95), weight_decay=recipe.weight_decay)
+            self.optimizers.append(adam)
+        self.rates = [group["lr"] for each in self.optimizers for group in each.param_groups]
+        self.average = EMAModel(self.parameters.values(), decay=recipe.ema)
+
+    def train_step(self, batch: Batch) -> dict[str, float]:
+        """One update. Returns the mean loss, the gradient's norm and the rate's multiple.
+
+        Raises DivergedError before anything is changed.
+        """
+        recipe = self.recipe
+        state = np.random.SeedSequence([self.seed, self.step, self.rank]).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(state[0]))
+        batch = noised(batch, recipe.memory_noise, generator)
+        self.pipe.transformer.train()
+        weight = 1 + (recipe.changed_weight - 1) * recipe.fall(self.step)
+        value = loss(
+            self.pipe, batch, recipe, generator,
+            changed_weight=weight, attention=self.attention, network=self.network,
+        ).mean()  # fmt: skip
+        value.backward()
+        norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), recipe.clip)
+        if not torch.isfinite(value) or not torch.isfinite(norm):
+            self._clear()
+            raise DivergedError(
+                f"step {self.step}, {batch.draw.task} of scenes "
+                f"{[each.origin.clip.scene for each in batch.draw.samples]}: loss {float(value)}, gradient norm "
+                f"{float(norm)}; expected finite numbers: lower learning_rate, or "
+                "look at these scenes"
+            )
+        multiple = recipe.schedule(self.step)
+        groups = [group for each in self.optimizers for group in each.param_groups]
+        for group, rate in zip(groups, self.rates, strict=True):
+            group["lr"] = rate * multiple
+        for each in self.optimizers:
+            each.step()
+        self._clear()
+        self.average.step(self.parameters.values())
+        self.step += 1
+        return {"loss": value.item(), "gradient": norm.item(), "rate": multiple}
+
+    def _clear(self) -> None:
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def averaged(self) -> Averaged:
+        """`with trainer.averaged(): ...` runs with the averaged weights, which are what is validated and saved."""
+        return Averaged(self)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers only: loads with `weights_only=True`."""
+        return {
+            "step": self.step,
+            "parameters": {name: each.detach() for name, each in self.parameters.items()},
+            "optimizers": [each.state_dict() for each in self.optimizers],
+            "average": self.average.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError, naming a parameter, where the state is of another model."""
+        theirs = state["parameters"]
+        for name in {**theirs, **self.parameters}:
+            expected = tuple(self.parameters[name].shape) if name in self.parameters else None
+            got = tuple(theirs[name].shape) if name in theirs else None
+            if expected != got:
+                raise ValueError(f"checkpoint of another model: {name} has shape {got}, expected {expected}")
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(theirs[name])
+        for optimizer, each in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(each)
+        self.average.load_state_dict(state["average"])
+        self.step = state["step"]
+
+
+class Averaged:
+    """A context in which the averaged weights are in place."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def __enter__(self) -> None:
+        parameters = list(self.trainer.parameters.values())
+        self.trainer.average.store(parameters)
+        self.trainer.average.copy_to(parameters)
+        self.trainer.pipe.transformer.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self.trainer.average.restore(self.trainer.parameters.values())
+
+
+def is_block_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
+    """What Muon is for: the weights inside the transformer's blocks."""
+    return parameter.ndim == 2 and ".blocks." in name
