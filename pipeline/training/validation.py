@@ -1,0 +1,79 @@
+"""How good the averaged weights are, always on the same windows, noise and levels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from .batch import Batch, Encode, Read, collate
+from .objective import corrupted, predict, weighted_error
+from .recipe import Recipe
+from .samples import TASKS, Corpus
+from .trainer import Trainer
+
+LEVELS = (1.0, 0.6)  # sigma: from nothing but the conditioning, and with most of the layout still there
+SEED = 71
+
+
+def validation_batches(corpus: Corpus, read: Read, encode: Encode, count: int = 4, every: int = 1) -> list[Batch]:
+    """`count` batches of every task that the clips allow; always the same ones, whatever is trained."""
+    batches = []
+    for number, task in enumerate(TASKS):
+        if not corpus.shares[task]:
+            continue
+        for index in range(count):
+            random = np.random.default_rng([SEED, number, index])
+            batches.append(collate(corpus.draw(random, task), read, encode, every))
+    return batches
+
+
+def validation_recipe(recipe: Recipe) -> Recipe:
+    """What validation draws: one target per scene, memories always, nothing dropped, nothing foreign."""
+    return replace(
+        recipe, targets=1, memory_dropout=0.0, memory_dropout_text=0.0, source_dropout=0.0, text_dropout=0.0,
+        foreign=0.0, memory_noise=0.0, memories=min(recipe.memories, 3),
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def validate(trainer: Trainer, batches: Sequence[Batch], std: float) -> dict[str, float]:
+    """Mean error of the clean latent's prediction, and PSNR in dB of pictures by task and level.
+
+    std: grey levels (of 1) per unit of the latent. Keys: `validation_loss`; `psnr_<task>_<level>`;
+    `memory_gain_<task>`: dB at level 1 with memories over without.
+    """
+    errors: dict[str, list[float]] = {}
+    device = next(iter(trainer.parameters.values())).device
+    with trainer.averaged():
+        for index, stored in enumerate(batches):
+            batch = stored.to(device)
+            noise = torch.randn(batch.clean.shape, generator=torch.Generator().manual_seed(SEED + index)).to(device)
+            for level in LEVELS:
+                error = _error(trainer, batch, noise, level)
+                errors.setdefault(f"{batch.draw.task}_{level:g}", []).append(error)
+            if batch.memories and batch.source is not None:
+                alone = replace(batch, memories=(), draw=replace(batch.draw, merge_share=None))
+                errors.setdefault(f"{batch.draw.task}_alone", []).append(_error(trainer, alone, noise, 1.0))
+    means = {name: sum(values) / len(values) for name, values in errors.items()}
+    result = {"validation_loss": sum(v for n, v in means.items() if "alone" not in n) / max(1, len(means))}
+    for name, error in means.items():
+        if not name.endswith("_alone"):
+            result[f"psnr_{name}"] = -10 * math.log10(max(error * std**2, 1e-10))
+    for task in TASKS:
+        if f"{task}_alone" in means:
+            result[f"memory_gain_{task}"] = 10 * math.log10(means[f"{task}_alone"] / means[f"{task}_1"])
+    return result
+
+
+def _error(trainer: Trainer, batch: Batch, noise: torch.Tensor, level: float) -> float:
+    """Mean squared error of the clean latent as the model sees it in noise of this level."""
+    sigma = torch.full((len(noise),), level, device=noise.device)
+    noisy = corrupted(batch.clean, noise, sigma)
+    prediction = predict(trainer.pipe, batch, noisy, sigma, attention=trainer.attention)
+    if trainer.pipe.config.prediction == "velocity":
+        prediction = noisy - level * prediction
+    return float(weighted_error(prediction, batch.clean, None, 1.0).mean())

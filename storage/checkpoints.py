@@ -1,0 +1,55 @@
+"""Checkpoints of a training: one file each, there whole or not at all, and read without unpickling code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from storage.atomic import published
+from storage.errors import StorageError
+
+NAME = re.compile(r"step-(\d{8})\.pt")
+
+
+class Checkpoints:
+    """The folder of a training's checkpoints, of which the newest `keep` stay."""
+
+    def __init__(self, folder: str | Path, keep: int = 2) -> None:
+        self.folder, self.keep = Path(folder), keep
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that are there, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        found = (NAME.fullmatch(each.name) for each in self.folder.iterdir())
+        return sorted(int(each[1]) for each in found if each)
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}.pt"
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write one, then remove the oldest. A full disk raises StorageFault and leaves the others as they are."""
+        with published(str(self.path(step))) as temporary:
+            try:
+                torch.save(state, temporary)
+            except RuntimeError as error:  # torch reports a full disk as one of its own
+                raise OSError(28, f"torch could not write: {str(error).splitlines()[0]}") from error
+        for old in self.steps()[: -self.keep]:
+            self.path(old).unlink(missing_ok=True)
+
+    def latest(self) -> tuple[int, dict[str, Any]] | None:
+        """The newest step and its state on the CPU, None where there is none. StorageError for a damaged file."""
+        if not self.steps():
+            return None
+        step = self.steps()[-1]
+        path = self.path(step)
+        try:
+            return step, torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises half a dozen kinds for a file that is cut short or is no checkpoint
+            raise StorageError(
+                f"{path}: not a readable checkpoint ({str(error).splitlines()[0][:120]}); remove it to go on from the "
+                f"one before, of steps {self.steps()[:-1] or 'none'}"
+            ) from error
