@@ -1,8 +1,9 @@
-"""Every setting of `memory-v2v edit`, typed, with its default and whether it can change a bit of a latent.
+"""Every setting of `memory-v2v edit` and `synthesize`, typed, with its default and whether it can change a bit of what
+is made.
 
-A field that `affects_bits` is part of every edit's id: change it and the chain is a new one. A field that does not
-may be changed between two runs of one plan, and the second finds the first one's edits done. There is no third kind:
-a field declared as neither fails at import.
+A field that `affects_bits` is part of every edit's id: change it and the chain is a new one; a data set of scenes keeps
+those it was made with. A field that does not may be changed between two runs of one plan, and the second finds the
+first one's work done. There is no third kind: a field declared as neither fails at import.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+C = TypeVar("C")
+SEEDS = 1 << 40  # of rendered scenes; numbers above are those of real footage
 
 
 class ConfigError(ValueError):
@@ -24,11 +28,17 @@ class ConfigError(ValueError):
 
 
 def bits(default: Any, help: str) -> Any:
-    return dataclasses.field(default=default, metadata={"affects_bits": True, "help": help})
+    return _field(default, {"affects_bits": True, "help": help})
 
 
 def free(default: Any, help: str) -> Any:
-    return dataclasses.field(default=default, metadata={"affects_bits": False, "help": help})
+    return _field(default, {"affects_bits": False, "help": help})
+
+
+def _field(default: Any, metadata: dict[str, Any]) -> Any:
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass
@@ -72,6 +82,31 @@ class EditConfig:
     compare: bool = free(True, "write compare.mp4, source and turns side by side")
 
 
+@dataclass
+class SynthesizeConfig:
+    """Settings of a data set of scenes."""
+
+    # the pictures
+    height: int = bits(64, "pixels")
+    width: int = bits(64, "pixels")
+    frames: int = bits(48, "of every clip")
+    rates: list[float] = bits([12.0, 24.0], "frames per second, one of which is drawn for every scene")
+    samples: int = bits(1, "rays per pixel and axis")
+    depth: bool = bits(False, "keep the depth of every pixel: four bytes beside three of colour")
+    objects: bool = bits(False, "keep which object every pixel shows: one byte more")
+    # what is in a scene
+    cameras: int = bits(6, "synchronised cameras; the first is the source's")
+    edits: int = bits(2, "edited variants, each with its instruction")
+    edited_cameras: int = bits(2, "cameras that film a variant, the source's among them")
+    # what is made of it
+    licence: str = bits("", "of the pictures; rendered ones are CC0-1.0, --from-videos must be told that of its videos")
+    # the machines
+    seed: int = free(0, "of the first scene; the others count up from there")
+    workers: int = free(0, "renderers at work at once, one thread each; 0: one per CPU")
+    retries: int = free(2, "how often a scene whose renderer died is begun again")
+    commit_mb: float = free(128.0, "megabytes of clips that are committed at a time, and lost at most by a kill")
+
+
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "attention": (None, "cached", "joint"),
     "merge": (None, "off", "merge", "discard"),
@@ -85,12 +120,14 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
 MINIMUM = {
     "segment_frames": 1, "overlap": 0, "k": 0, "radius": 1e-6, "points": 64, "steps": 1, "guidance": 0, "shift": 1e-6,
     "threads": 1, "workers": 0, "retries": 0, "failure_budget": 0, "fingerprint_threads": 1, "crf": 0,
+    "height": 8, "width": 8, "frames": 1, "samples": 1, "cameras": 1, "edits": 0, "edited_cameras": 1,
+    "commit_mb": 0,
 }  # fmt: skip
 
 
-def fields_that(affect_bits: bool) -> list[str]:
+def fields_that(affect_bits: bool, kind: type[Any] = EditConfig) -> list[str]:
     """Names of the fields with that declaration, in the order of the class."""
-    return [f.name for f in dataclasses.fields(EditConfig) if f.metadata["affects_bits"] is affect_bits]
+    return [f.name for f in dataclasses.fields(kind) if f.metadata["affects_bits"] is affect_bits]
 
 
 def load_config(values: dict[str, Any] | None = None, overrides: Sequence[str] = ()) -> EditConfig:
@@ -98,33 +135,7 @@ def load_config(values: dict[str, Any] | None = None, overrides: Sequence[str] =
 
     Raises ConfigError for an unknown key (naming the nearest), a wrong type or a value out of range.
     """
-    assigned = dict(values or {})
-    for override in overrides:
-        key, _, text = override.partition("=")
-        try:
-            # Text stays as it was typed: YAML would read a size of 0x8 as a hexadecimal number.
-            assigned[key] = text if EditConfig.__annotations__.get(key) == "str" else yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ConfigError(f"setting '{key}' is {text!r}, which is not a readable value") from None
-    config = OmegaConf.structured(EditConfig)
-    for key, value in assigned.items():
-        if key not in config:
-            near = difflib.get_close_matches(str(key), list(config), n=1, cutoff=0.0)[0]
-            raise ConfigError(
-                f"setting '{key}' does not exist; the nearest is '{near}' (memory-v2v edit --help lists all)"
-            )
-        try:
-            OmegaConf.update(config, key, str(value) if EditConfig.__annotations__[key] == "str" else value)
-        except OmegaConfBaseException as error:
-            kind = EditConfig.__annotations__[key]
-            raise ConfigError(f"setting '{key}' is {value!r}, expected {kind}: {str(error).splitlines()[0]}") from None
-        if isinstance(config[key], float) and not math.isfinite(config[key]):
-            raise ConfigError(f"setting '{key}' is {value!r}, expected a finite number")
-        if key in CHOICES and config[key] not in CHOICES[key]:
-            choices = ", ".join(choice or "null" for choice in CHOICES[key])
-            raise ConfigError(f"setting '{key}' is {value!r}, expected one of {choices}")
-        if key in MINIMUM and config[key] is not None and not config[key] >= MINIMUM[key]:
-            raise ConfigError(f"setting '{key}' is {value!r}, expected at least {MINIMUM[key]:g}")
+    config = _assigned(EditConfig, values, overrides, "edit")
     if not 0 <= config.blend <= 1:
         raise ConfigError(f"setting 'blend' is {config.blend!r}, expected 0 to 1")
     if config.points % 64:
@@ -132,7 +143,55 @@ def load_config(values: dict[str, Any] | None = None, overrides: Sequence[str] =
             f"setting 'points' is {config.points}, expected a multiple of 64 (coverage is packed in words)"
         )
     parse_size(config.size)
-    loaded: EditConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
+    return config
+
+
+def load_synthesize_config(overrides: Sequence[str] = ()) -> SynthesizeConfig:
+    """Defaults, then `key=value` overrides. Raises ConfigError as `load_config` does."""
+    config = _assigned(SynthesizeConfig, {}, overrides, "synthesize")
+    if not config.rates or not all(math.isfinite(rate) and rate > 0 for rate in config.rates):
+        raise ConfigError(f"setting 'rates' is {config.rates!r}, expected frames per second such as [12,24]")
+    if not 0 <= config.seed < SEEDS:
+        raise ConfigError(f"setting 'seed' is {config.seed}, expected 0 to {SEEDS - 1}")
+    if config.edited_cameras > config.cameras:
+        raise ConfigError(
+            f"setting 'edited_cameras' is {config.edited_cameras}, expected at most the {config.cameras} of 'cameras'"
+        )
+    return config
+
+
+def _assigned(kind: type[C], values: dict[str, Any] | None, overrides: Sequence[str], command: str) -> C:
+    """`kind` with its defaults, then `values`, then `overrides`; every value checked by itself."""
+    types = kind.__annotations__
+    assigned = dict(values or {})
+    for override in overrides:
+        key, _, text = override.partition("=")
+        try:
+            # Text stays as it was typed: YAML would read a size of 0x8 as a hexadecimal number.
+            assigned[key] = text if types.get(key) == "str" else yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"setting '{key}' is {text!r}, which is not a readable value") from None
+    config = OmegaConf.structured(kind)
+    for key, value in assigned.items():
+        if key not in config:
+            near = difflib.get_close_matches(str(key), list(config), n=1, cutoff=0.0)[0]
+            raise ConfigError(
+                f"setting '{key}' does not exist; the nearest is '{near}' (memory-v2v {command} --help lists all)"
+            )
+        try:
+            OmegaConf.update(config, key, str(value) if types[key] == "str" else value)
+        except OmegaConfBaseException as error:
+            raise ConfigError(
+                f"setting '{key}' is {value!r}, expected {types[key]}: {str(error).splitlines()[0]}"
+            ) from None
+        if isinstance(config[key], float) and not math.isfinite(config[key]):
+            raise ConfigError(f"setting '{key}' is {value!r}, expected a finite number")
+        if key in CHOICES and config[key] not in CHOICES[key]:
+            choices = ", ".join(choice or "null" for choice in CHOICES[key])
+            raise ConfigError(f"setting '{key}' is {value!r}, expected one of {choices}")
+        if key in MINIMUM and config[key] is not None and not config[key] >= MINIMUM[key]:
+            raise ConfigError(f"setting '{key}' is {value!r}, expected at least {MINIMUM[key]:g}")
+    loaded: C = OmegaConf.to_object(config)  # type: ignore[assignment]
     return loaded
 
 
@@ -146,6 +205,6 @@ def parse_size(size: str) -> tuple[int, int] | None:
     raise ConfigError(f"setting 'size' is {size!r}, expected auto or HEIGHTxWIDTH such as 96x128")
 
 
-def bits_of(config: EditConfig) -> dict[str, Any]:
-    """The part of a configuration that goes into an edit's id."""
-    return {name: getattr(config, name) for name in fields_that(affect_bits=True)}
+def bits_of(config: EditConfig | SynthesizeConfig) -> dict[str, Any]:
+    """The part of a configuration that goes into an edit's id, or that a data set is kept with."""
+    return {name: getattr(config, name) for name in fields_that(affect_bits=True, kind=type(config))}

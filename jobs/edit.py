@@ -59,7 +59,7 @@ class EditJob:
 def edit(job: EditJob) -> int:
     """Run the job; the exit code: 0 all done, 1 some sources failed. Raises ValueErrors of one line before any work."""
     began = time.time()
-    out = _writable_folder(job.out, create=not job.dry_run)
+    out = writable_folder(job.out, create=not job.dry_run)
     model = resolve(job.model)
     if not model.spec.trained:
         _say(f"model '{job.model}' is untrained: its weights are random and what it makes is noise; all else is real")
@@ -232,7 +232,7 @@ def _run(
     return outcome
 
 
-def _writable_folder(url: str, create: bool) -> str:
+def writable_folder(url: str, create: bool) -> str:
     """The folder's absolute path or URL. Raises UsageError where results cannot be written."""
     filesystem, path = fsspec.core.url_to_fs(url)
     if filesystem.protocol not in ("file", ("file", "local")):

@@ -1,4 +1,8 @@
-"""The command line: `memory-v2v edit INPUT... --turn SPEC [--turn SPEC ...] --out DIR [key=value ...]`."""
+"""The command line.
+
+memory-v2v edit INPUT... --turn SPEC [--turn SPEC ...] --out DIR [key=value ...]
+memory-v2v synthesize --scenes N --out DIR [key=value ...]
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from typing import Any
 import fsspec
 import yaml
 
-from jobs.config import ConfigError, EditConfig, load_config
+from jobs.config import ConfigError, EditConfig, SynthesizeConfig, load_config, load_synthesize_config
 from jobs.turn import parse_turn
 from pipeline.trajectory import PRESETS
 
@@ -26,14 +30,11 @@ def parser() -> argparse.ArgumentParser:
         prog="memory-v2v", description="Video-to-video diffusion that remembers its own edits."
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    settings = "\n".join(
-        f"  {f.name}={f.default}".ljust(28) + f" {f.metadata['help']}" for f in dataclasses.fields(EditConfig)
-    )
     edit = commands.add_parser(
         "edit",
         help="edit videos in turns, remembering what was made before",
         description="Edit every INPUT in every turn. The same command again finds finished edits and goes on.",
-        epilog=f"presets: {', '.join(PRESETS)}\n\nsettings, each given as key=value:\n{settings}",
+        epilog=f"presets: {', '.join(PRESETS)}\n\n{_settings(EditConfig())}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     edit.add_argument(
@@ -69,21 +70,44 @@ def parser() -> argparse.ArgumentParser:
     )
     edit.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
     edit.add_argument("--fresh", action="store_true", help="forget what was made of these videos and begin anew")
+    synthesize = commands.add_parser(
+        "synthesize",
+        help="make a data set of scenes with exact cameras and paired edits, for training",
+        description="Render scenes into a data set. The same command again goes on where the last one stopped.",
+        epilog=_settings(SynthesizeConfig()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    synthesize.add_argument("settings", nargs="*", metavar="key=value", help="see below")
+    synthesize.add_argument("--out", metavar="DIR", help="where the data set, its card and its preview go")
+    synthesize.add_argument("--scenes", type=int, default=0, metavar="N", help="how many scenes to render")
+    synthesize.add_argument("--workers", type=int, metavar="N", help="the same as workers=N")
+    synthesize.add_argument("--dry-run", action="store_true", help="say what would be made, and do nothing")
     return top
+
+
+def _settings(config: Any) -> str:
+    lines = [
+        f"  {f.name}={getattr(config, f.name)}".ljust(28) + f" {f.metadata['help']}" for f in dataclasses.fields(config)
+    ]
+    return "settings, each given as key=value:\n" + "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 all done, 1 some failed, 2 the command could not be understood or started."""
-    # argparse takes INPUT words only up to the first option; those that follow are ours to collect.
+    # argparse takes free words only up to the first option; those that follow are ours to collect.
     given, rest = parser().parse_known_args(arguments)
     if unknown := [word for word in rest if word.startswith("-")]:
-        parser().error(f"unknown option {unknown[0]}; see memory-v2v edit --help")
-    given.inputs += rest
+        parser().error(f"unknown option {unknown[0]}; see memory-v2v {given.command} --help")
     from jobs.edit import FAILED, USAGE, edit
 
     try:
-        job = edit_job(given)
-        return edit(job)
+        if given.command == "synthesize":
+            from jobs.synthesize import synthesize
+
+            given.settings += rest
+            return synthesize(synthesize_job(given))
+        given.inputs += rest
+        return edit(edit_job(given))
     except KeyboardInterrupt:
         print("memory-v2v: interrupted; what is committed stays, the same command goes on from there", file=sys.stderr)
         return FAILED
@@ -126,6 +150,25 @@ def edit_job(given: argparse.Namespace) -> Any:
         shots=given.shots,
         dry_run=given.dry_run,
         fresh=given.fresh,
+    )
+
+
+def synthesize_job(given: argparse.Namespace) -> Any:
+    """What the arguments say. Raises ValueErrors of one line."""
+    from jobs.edit import UsageError
+    from jobs.synthesize import SynthesizeJob
+
+    if not given.out:
+        raise UsageError("no --out was given: name the folder for the data set")
+    if given.scenes < 1:
+        raise UsageError(f"--scenes is {given.scenes}, expected at least 1")
+    if strange := [word for word in given.settings if not _is_override(word)]:
+        raise UsageError(
+            f"'{strange[0]}' is not a setting; expected key=value (memory-v2v synthesize --help lists all)"
+        )
+    overrides = given.settings + ([] if given.workers is None else [f"workers={given.workers}"])
+    return SynthesizeJob(
+        out=given.out, scenes=given.scenes, config=load_synthesize_config(overrides), dry_run=given.dry_run
     )
 
 

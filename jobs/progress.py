@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from datetime import timedelta
-from typing import TextIO
+from typing import Any, TextIO
 
+from actors.rendered import Rendered
 from actors.scheduler import Scheduler
 
 PLAIN_EVERY = 15.0  # seconds between lines in a log
@@ -19,26 +20,56 @@ def duration(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
-class Progress:
-    """Called with the scheduler after every event."""
+class Display:
+    """A line that is drawn over and over on a terminal, and printed seldom elsewhere. A kind of it says the line."""
 
     def __init__(self, stream: TextIO | None = None):
         self.stream = stream or sys.stderr
         self.live = self.stream.isatty()
         self.began = self.last = time.monotonic()
-        self.first: tuple[int, float] | None = None
 
-    def __call__(self, scheduler: Scheduler) -> None:
+    def line(self, state: Any, now: float) -> str:
+        raise NotImplementedError
+
+    def __call__(self, state: Any) -> None:
         now = time.monotonic()
-        self._begin(scheduler)
         if self.live:
             if now - self.last >= 0.1:
                 self.last = now
-                self.stream.write("\r\x1b[K" + self.line(scheduler, now))
+                self.stream.write("\r\x1b[K" + self.line(state, now))
                 self.stream.flush()
         elif now - self.last >= PLAIN_EVERY:
             self.last = now
-            print(self.line(scheduler, now), file=self.stream, flush=True)
+            print(self.line(state, now), file=self.stream, flush=True)
+
+    def close(self, state: Any) -> None:
+        """The last line, on a line of its own."""
+        self.stream.write(("\r\x1b[K" if self.live else "") + self.line(state, time.monotonic()) + "\n")
+        self.stream.flush()
+
+
+class SceneProgress(Display):
+    """How far a data set of scenes is; called with its state after every event."""
+
+    def line(self, state: Rendered, now: float) -> str:
+        elapsed = max(now - self.began, 1e-9)
+        eta = elapsed / state.rendered * state.left if state.rendered else float("inf")
+        return (
+            f"{state.committed} scenes committed, {state.left} left, {state.failed} failed | "
+            f"{state.frames / elapsed:.0f} frames/s | ETA {duration(eta)}"
+        )
+
+
+class Progress(Display):
+    """Called with the scheduler after every event."""
+
+    def __init__(self, stream: TextIO | None = None):
+        super().__init__(stream)
+        self.first: tuple[int, float] | None = None
+
+    def __call__(self, scheduler: Scheduler) -> None:
+        self._begin(scheduler)
+        super().__call__(scheduler)
 
     def line(self, scheduler: Scheduler, now: float) -> str:
         edits, sources = scheduler.edits, scheduler.sources
@@ -58,8 +89,3 @@ class Progress:
         if self.first is None:
             self.first = scheduler.edits.done, scheduler.remaining_cost
         return self.first
-
-    def close(self, scheduler: Scheduler) -> None:
-        """The last line, on a line of its own."""
-        self.stream.write(("\r\x1b[K" if self.live else "") + self.line(scheduler, time.monotonic()) + "\n")
-        self.stream.flush()

@@ -1,0 +1,159 @@
+"""The synthesize job: scenes with exact cameras and paired edits, as one data set that training reads.
+
+memory-v2v synthesize --out scenes --scenes 1000
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import fsspec
+
+from actors.rendered import Rendered
+from actors.renderer import GENERATOR, Filming, SceneTask, Task
+from jobs.config import SEEDS, SynthesizeConfig, bits_of
+from jobs.data_card import CARD, SHEET, write_card, write_sheet
+from jobs.edit import DONE, FAILED, UsageError, writable_folder
+from jobs.progress import SceneProgress
+from storage.clips import NAME, ClipDataset
+from storage.errors import StorageError
+from storage.location import local_path
+
+RENDERED_LICENCE = "CC0-1.0"
+
+
+@dataclass
+class SynthesizeJob:
+    """What `memory-v2v synthesize` was asked to do."""
+
+    out: str
+    scenes: int
+    config: SynthesizeConfig = field(default_factory=SynthesizeConfig)
+    from_videos: Sequence[str] = ()
+    dry_run: bool = False
+
+
+def synthesize(job: SynthesizeJob) -> int:
+    """Run the job; the exit code: 0 all done, 1 some scenes failed. Raises ValueErrors of one line before any work."""
+    config = job.config
+    filming = filming_of(config)
+    if job.scenes + config.seed > SEEDS:
+        raise UsageError(f"--scenes {job.scenes} from seed {config.seed} on goes beyond the last seed, {SEEDS - 1}")
+    out = writable_folder(job.out, create=not job.dry_run)
+    url = f"{out}/{NAME}"
+    data = _open(url, config)
+    there = data.scenes() if data else set()
+    tasks: list[Task] = [SceneTask(seed) for seed in range(config.seed, config.seed + job.scenes) if seed not in there]
+    _describe(job, filming, tasks, len(there), out)
+    if job.dry_run:
+        return DONE
+    data = data or ClipDataset.create(url, metadata(config), filming.channels)
+    state = Rendered(committed=len(there))
+    if tasks:
+        _render(tasks, filming, config, data, state)
+    write_card(data, f"{out}/{CARD}")
+    write_sheet(data, f"{out}/{SHEET}")
+    for name, reason in state.lost.items():
+        _say(f"failed: {reason if name in reason else f'{name}: {reason}'}")
+    if state.stopped:
+        _say(f"stopped: {state.stopped}; what is committed stays, the same command goes on from there")
+    _say(f"{state.committed} scenes, {len(data)} clips in {url}; {CARD} and {SHEET} beside it tell what is inside")
+    return FAILED if state.lost or state.stopped else DONE
+
+
+def filming_of(config: SynthesizeConfig) -> Filming:
+    """What the renderers are told."""
+    return Filming(
+        height=config.height,
+        width=config.width,
+        frames=config.frames,
+        cameras=config.cameras,
+        edits=config.edits,
+        edited_cameras=config.edited_cameras,
+        rates=tuple(config.rates),
+        channels=tuple(name for name in ("depth", "objects") if getattr(config, name)),
+        samples=config.samples,
+        licence=RENDERED_LICENCE,
+    )
+
+
+def metadata(config: SynthesizeConfig) -> dict[str, str]:
+    """What a data set keeps of how it was made: a second run must agree with it."""
+    return {"generator": GENERATOR, "config": json.dumps(bits_of(config))}
+
+
+def _open(url: str, config: SynthesizeConfig) -> ClipDataset | None:
+    """The data set that an earlier run began, or None. StorageError where it was made otherwise."""
+    filesystem, path = fsspec.core.url_to_fs(url)
+    if not filesystem.exists(path):
+        return None
+    data = ClipDataset.open(url)
+    if data.metadata["generator"] != GENERATOR:
+        raise StorageError(
+            f"{url}: was made by generator {data.metadata['generator']}, expected {GENERATOR}; choose another --out"
+        )
+    made, asked = json.loads(data.metadata["config"]), bits_of(config)
+    for key in asked:
+        if made.get(key) != asked[key]:
+            raise StorageError(
+                f"{url}: was made with {key}={json.dumps(made.get(key))}, asked for is {json.dumps(asked[key])}; give "
+                "the same settings to go on with it, or choose another --out"
+            )
+    return data
+
+
+def _render(
+    tasks: Sequence[Task], filming: Filming, config: SynthesizeConfig, data: ClipDataset, state: Rendered
+) -> None:
+    """Carry out what is left, on Ray. What is all there already costs no cluster."""
+    from actors.cluster import connect, nodes, places
+    from actors.rendering import Rendering
+
+    connect()
+    # Scenes are rendered on CPUs, where one renderer takes one thread; a GPU is left to whoever needs one.
+    where = places(config.workers, 1, [{"CPU": node.get("CPU", 0.0)} for node in nodes()])
+    progress = SceneProgress()
+    try:
+        Rendering(
+            tasks,
+            filming,
+            workers=where.workers,
+            options=where.editors,
+            commit=data.append,
+            group=config.commit_mb * 1e6,
+            retries=config.retries,
+            state=state,
+            progress=progress,
+        )()
+    finally:
+        progress.close(state)
+
+
+def _describe(job: SynthesizeJob, filming: Filming, tasks: Sequence[Task], there: int, out: str) -> None:
+    """What will be made and how large it will be. UsageError where the disk has no room for it."""
+    size = len(tasks) * filming.scene_bytes
+    _say(f"{out}/{NAME}: {there} scenes there, {len(tasks)} to make, each {filming.clips} clips of {filming.frames} "
+         f"frames of {filming.width}x{filming.height}: {len(tasks) * filming.clips * filming.frames:,} frames, "
+         f"{megabytes(size)}")  # fmt: skip
+    place = local_path(out)
+    if place is not None and Path(place).is_dir():
+        free = shutil.disk_usage(place).free
+        if size > free:
+            raise UsageError(
+                f"{out}: {megabytes(size)} are needed and {megabytes(free)} are free: choose another --out, or "
+                f"--scenes {math.floor(0.95 * free / filming.scene_bytes)}"
+            )
+
+
+def megabytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,37 @@
+"""Procedural scenes with exact cameras: what training learns from and evaluation measures against.
+
+scene = random_scene(seed=0)
+cameras = paths(scene, seed=0, count=4, frames=48, rate=12.0, aspect=4 / 3)
+edit = paired_edit(scene, seed=0)  # edit.instruction, edit.scene
+views = render([scene], c2w, intrinsics, times, height=48, width=64)  # colour, depth, objects
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from pipeline.trajectory import default_intrinsics
+
+from .paired_edit import PairedEdit, paired_edit, seen_edit
+from .paths import free, paths, pose
+from .random_scene import random_scene
+from .render import SKY, Views, render
+from .scene import Light, Material, Motion, Scene, Thing
+
+FRAMES_PER_SECOND = 24
+
+__all__ = [
+    "FRAMES_PER_SECOND", "SKY", "Light", "Material", "Motion", "PairedEdit", "Scene", "Thing", "Views", "free",
+    "paired_edit", "paths", "pose", "random_scene", "render", "render_clip", "seen_edit",
+]  # fmt: skip
+
+
+def render_clip(frames: int = 48, height: int = 192, width: int = 256, seed: int = 0) -> np.ndarray:
+    """(T, H, W, 3) uint8, 24 frames per second: the scene `seed` filmed by a camera that stands still."""
+    scene = random_scene(seed)
+    [source] = paths(scene, seed, 1, 1, FRAMES_PER_SECOND, width / height)
+    c2w = torch.tensor(source.c2w, dtype=torch.float32).expand(1, frames, 3, 4)
+    lens = torch.tensor(default_intrinsics(width / height), dtype=torch.float32).expand(1, frames, 4)
+    times = torch.arange(frames)[None] / FRAMES_PER_SECOND
+    return render([scene], c2w, lens, times, height, width, samples=2).colour[0].numpy()

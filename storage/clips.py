@@ -1,0 +1,321 @@
+"""A data set of clips: what training reads, as one Lance data set with a video per row.
+
+Videos are raw frames in one blob each, so that a training window is a byte range of it: nothing is decoded, and nothing
+beside the window is read. Rows are only ever appended, whole scenes at a time, by one process; any number read.
+
+    data = ClipDataset.open("scenes/clips.lance")
+    clips = data.clips("train")
+    pictures = data.read([clip.row for clip in clips[:4]], starts=[0, 8, 0, 3], length=16)  # (4, 16, H, W, 3)
+
+Lance does not survive a fork: start loaders with *spawn*, where a data set given to them opens itself anew.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import lance
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.clip import Clip
+from pipeline.trajectory import Trajectory, TrajectoryError
+from storage.clip_row import CHANNELS, SPLITS, ClipRow, check, family_of, schema, split_of, table
+from storage.errors import StorageError, StorageFault
+from storage.memory import numbers
+
+CLIPS_VERSION = "1"
+NAME = "clips.lance"  # in the folder that `memory-v2v synthesize` writes
+_VERSION, _GENERATOR, _PREFIX = "memory_v2v.clips", "memory_v2v.generator", "memory_v2v."
+
+# Lance's own defaults are 6 + 1 GiB per process, and every loader opens the data set.
+INDEX_CACHE = 16 << 20
+METADATA_CACHE = 32 << 20
+
+# Windows of one read fetched at a time: Lance waits for its own threads with the lock of Python released, so that a
+# few together are half as fast again, on two cores, as one after the other.
+THREADS = 4
+
+__all__ = ["CHANNELS", "CLIPS_VERSION", "NAME", "SPLITS", "ClipDataset", "ClipRow", "split_of"]
+
+
+class ClipDataset:
+    """Open with `ClipDataset.open`, make with `ClipDataset.create`. One thread at a time.
+
+    Raises StorageError for what is wrong with the data set, StorageFault for the disk, the network or the store."""
+
+    def __init__(self, url: str, dataset: lance.LanceDataset, storage_options: dict[str, str] | None = None) -> None:
+        self.url = url
+        self._dataset = dataset
+        self._storage_options = storage_options
+        self._columns = dataset.schema.names
+        self._handles: list[Any] = []  # an open blob per row; see _opened
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="clips")
+        self._index: dict[str, NDArray[Any]] = {}
+
+    @classmethod
+    def create(
+        cls,
+        url: str,
+        metadata: Mapping[str, str],
+        channels: Sequence[str] = (),
+        storage_options: dict[str, str] | None = None,
+    ) -> ClipDataset:
+        """A new, empty data set. metadata: kept with it, `generator` (a version) among them. channels: which of
+        CHANNELS every clip will have. Raises StorageError where there is something already."""
+        found = {_PREFIX + key: value for key, value in metadata.items()} | {_VERSION: CLIPS_VERSION}
+        found.setdefault(_GENERATOR, "")
+        try:
+            lance.write_dataset(
+                schema(channels, found).empty_table(), url, data_storage_version="2.2", storage_options=storage_options
+            )
+        except OSError as error:
+            if "already exists" in str(error):
+                raise StorageError(f"{url}: a data set is there already; open it, or choose another folder") from error
+            raise StorageFault(
+                error.errno, f"{url}: cannot be created ({_line(error)}); check space and permissions"
+            ) from error
+        return cls.open(url, storage_options)
+
+    @classmethod
+    def open(cls, url: str, storage_options: dict[str, str] | None = None) -> ClipDataset:
+        """The data set at `url`, or the one in that folder."""
+        dataset = _open(url, storage_options)
+        if dataset is None and not url.rstrip("/").endswith(".lance"):
+            url = f"{url.rstrip('/')}/{NAME}"
+            dataset = _open(url, storage_options)
+        if dataset is None:
+            raise StorageError(f"{url}: no data set of clips is there; make one with `memory-v2v synthesize --out`")
+        version = _metadata(dataset).get(_VERSION)
+        if version is None:
+            raise StorageError(
+                f"{url}: is a Lance data set but not one of clips; name one that `memory-v2v synthesize` made"
+            )
+        if version != CLIPS_VERSION:
+            raise StorageError(
+                f"{url}: has version {version} of the format of clips, expected {CLIPS_VERSION}; use the release of "
+                "memory-v2v that made it, or synthesize it anew"
+            )
+        return cls(url, dataset, storage_options)
+
+    def __reduce__(self) -> Any:
+        return ClipDataset.open, (self.url, self._storage_options)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What `create` was given, and `clips`, the version of the format."""
+        return {key.removeprefix(_PREFIX): value for key, value in _metadata(self._dataset).items()}
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        return tuple(name for name in CHANNELS if name in self._columns)
+
+    def __len__(self) -> int:
+        return int(self._dataset.count_rows())
+
+    # ---- write: one process only
+
+    def append(self, rows: Sequence[ClipRow]) -> None:
+        """Commit clips in their order, all of them or none; those whose id is there already stay as they are."""
+        unique: dict[str, ClipRow] = {}  # Lance would insert both of two rows with one id
+        for row in rows:
+            check(row, self.channels)
+            unique.setdefault(row.id, row)
+        if not unique:
+            return
+        added = table(list(unique.values()), self._dataset.schema, self.metadata["generator"])
+        try:
+            self._dataset.checkout_latest()
+            self._dataset.merge_insert("id").when_not_matched_insert_all().execute(added)
+            self._dataset.checkout_latest()
+        except OSError as error:
+            # Of a full disk Lance may only say that a blob came out too short; who catches this must know it is full.
+            place = os.path.dirname(os.path.abspath(self.url))
+            free = shutil.disk_usage(place).free if os.path.isdir(place) else None
+            code = errno.ENOSPC if free is not None and free < 2 * added.nbytes else error.errno
+            space = "" if free is None else f" with {free / 1e6:.0f} MB free on its disk"
+            raise StorageFault(
+                code,
+                f"{self.url}: {len(unique)} clips could not be committed{space} ({_line(error)}); free space or mend "
+                "the permissions and run the same command again, what was committed before is safe",
+            ) from error
+        self._handles, self._index = [], {}
+
+    # ---- read
+
+    def scenes(self) -> set[int]:
+        """The scenes that are there. A scene is committed whole, so each is there with all its clips."""
+        return set(self.rows(["scene"])["scene"].to_pylist())
+
+    def rows(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """These columns, or all but the blobs, in the order of the rows. StorageError naming a damaged file."""
+        wanted = list(columns or [name for name in self._columns if name != "video" and name not in CHANNELS])
+        try:
+            return self._dataset.to_table(columns=wanted)
+        except (OSError, ValueError) as error:
+            for fragment in self._dataset.get_fragments():
+                try:
+                    fragment.to_table(columns=wanted)
+                except (OSError, ValueError) as damage:
+                    name = fragment.data_files()[0].path
+                    raise StorageError(
+                        f"{self.url}: the file data/{name} is damaged or gone ({_line(damage)}), expected "
+                        f"{fragment.physical_rows} clips in it; restore it from a copy, or synthesize the data set anew"
+                    ) from damage
+            raise StorageFault(
+                getattr(error, "errno", None), f"{self.url}: cannot be read ({_line(error)}); check disk and network"
+            ) from error
+
+    def clips(self, split: str | None = None) -> list[Clip]:
+        """All clips of a split ("train", "validation", "test"), or of all, in the order of the rows.
+
+        StorageError where a scene, or the pieces of one real video, are in two splits: what is measured on the one
+        would have been learned from the other."""
+        if split is not None and split not in SPLITS:
+            raise StorageError(f"{self.url}: no split '{split}'; expected one of {', '.join(SPLITS)}")
+        rows = self.rows()
+        self._check_splits(rows)
+        small = {
+            name: rows[name].to_pylist()
+            for name in ("scene", "camera", "variant", "instruction", "split", "rate", "frames", "height", "width")
+        }
+        c2w = numbers(rows["c2w"]).reshape(-1, 3, 4)
+        intrinsics = numbers(rows["intrinsics"]).reshape(-1, 4)
+        shots = numbers(rows["shots"])
+        stops = np.cumsum(small["frames"], dtype=np.int64) if len(rows) else np.zeros(0, np.int64)
+        if len(rows) and not stops[-1] == len(c2w) == len(intrinsics) == len(shots):
+            raise StorageError(
+                f"{self.url}: its clips have {stops[-1]} frames, {len(c2w)} poses, {len(intrinsics)} intrinsics and "
+                f"{len(shots)} shots, expected one of each per frame; synthesize it anew"
+            )
+        clips = []
+        for row, stop in enumerate(stops.tolist()):
+            if split is not None and small["split"][row] != split:
+                continue
+            part = slice(stop - small["frames"][row], stop)
+            try:
+                trajectory = Trajectory(c2w[part], intrinsics[part])
+            except TrajectoryError as error:
+                raise StorageError(f"{self.url}: the camera of row {row} cannot be used: {error}") from error
+            clips.append(
+                Clip(
+                    row=row,
+                    scene=small["scene"][row],
+                    camera=small["camera"][row],
+                    variant=small["variant"][row],
+                    instruction=small["instruction"][row],
+                    rate=small["rate"][row],
+                    trajectory=trajectory,
+                    shots=np.array(shots[part], np.int32),
+                    height=small["height"][row],
+                    width=small["width"][row],
+                )
+            )
+        return clips
+
+    def read(self, rows: Sequence[int], starts: Sequence[int], length: int) -> NDArray[np.uint8]:
+        """Windows of videos: frames [start, start + length) of each row, (N, length, H, W, 3) uint8 RGB.
+
+        Rows of one call have one size. StorageError for a window outside its clip and for a damaged file, of which it
+        names the row; other rows stay readable."""
+        sizes = self._sizes(rows)
+        if len({tuple(size[1:]) for size in sizes}) > 1:
+            raise StorageError(f"{self.url}: rows {list(rows)} have several sizes, expected one size per read")
+        height, width = (int(side) for side in sizes[0, 1:]) if len(sizes) else (0, 0)
+        out = np.empty((len(rows), length, height, width, 3), np.uint8)
+        frame = height * width * 3
+        handles = self._opened()
+        for row, start, frames in zip(rows, starts, sizes[:, 0], strict=True):
+            if not 0 <= start < start + length <= frames:
+                raise StorageError(
+                    f"{self.url}: frames {start} to {start + length} of row {row} asked for, it has {frames}"
+                )
+
+        def window(number: int) -> None:
+            row = rows[number]
+            try:
+                found = handles[row].read_range(starts[number] * frame, length * frame)
+                out[number] = np.frombuffer(found, np.uint8).reshape(length, height, width, 3)
+            except (OSError, ValueError) as error:
+                raise self._damaged(row, error) from error
+
+        list(self._threads.map(window, range(len(rows))))
+        return out
+
+    def channel(self, name: str, row: int) -> NDArray[Any]:
+        """Depth or objects of a whole clip, (T, H, W)."""
+        if name not in self.channels:
+            raise StorageError(
+                f"{self.url}: has no {name}; it was made with {', '.join(self.channels) or 'neither depth nor objects'}"
+            )
+        try:
+            [(_, blob)] = self._dataset.read_blobs(name, indices=[row])
+            values: NDArray[Any] = np.frombuffer(blob or b"", np.dtype(CHANNELS[name]))
+            return values.reshape(self._sizes([row])[0])
+        except (OSError, ValueError) as error:
+            raise self._damaged(row, error) from error
+
+    # ---- the parts
+
+    def _opened(self) -> list[Any]:
+        """An open blob per row. All in one call: they then share one file handle per commit, where one call per row
+        would use up the process's; and a window costs a third of what Lance's batched ranges take for it."""
+        if not self._handles:
+            self._handles = self._dataset.take_blobs("video", indices=list(range(len(self))), buffer_size=0)
+        return self._handles
+
+    def _sizes(self, rows: Sequence[int]) -> NDArray[np.int64]:
+        """(N, 3) frames, height and width of rows."""
+        if not self._index:
+            table = self.rows(["frames", "height", "width"])
+            self._index = {name: table[name].to_numpy().astype(np.int64) for name in table.column_names}
+        at = np.asarray(rows, np.int64)
+        if len(at) and not (at.min() >= 0 and at.max() < len(self._index["frames"])):
+            raise StorageError(f"{self.url}: no row {at.max()}; it has rows 0 to {len(self._index['frames'])}")
+        return np.stack([self._index[name][at] for name in ("frames", "height", "width")], axis=-1)
+
+    def _damaged(self, row: int, error: Exception) -> StorageError:
+        scene = self._dataset.take([row], columns=["id"])["id"][0].as_py()
+        return StorageError(
+            f"{self.url}: clip {scene} in row {row} cannot be read ({_line(error)}); its file is truncated or gone: "
+            "restore it from a copy, or synthesize the data set anew; clips of other files can be read"
+        )
+
+    def _check_splits(self, rows: pa.Table) -> None:
+        seen: dict[int, str] = {}
+        for scene, split in zip(rows["scene"].to_pylist(), rows["split"].to_pylist(), strict=True):
+            family = family_of(scene)
+            if seen.setdefault(family, split) != split:
+                raise StorageError(
+                    f"{self.url}: scene {family} is in two splits, {seen[family]} and {split}, expected one; what is "
+                    "measured on it would mean nothing: synthesize the data set anew"
+                )
+
+
+def _open(url: str, storage_options: dict[str, str] | None) -> lance.LanceDataset | None:
+    """The data set with small caches of its own, or None where there is none."""
+    if os.path.isfile(url):
+        raise StorageError(f"{url}: is a file; a data set of clips is a folder: name that")
+    session = lance.Session(index_cache_size_bytes=INDEX_CACHE, metadata_cache_size_bytes=METADATA_CACHE)
+    try:
+        return lance.dataset(url, storage_options=storage_options, session=session)
+    except (ValueError, OSError) as error:  # Lance raises ValueError for "not found" and for much else
+        if "was not found" in str(error):
+            return None
+        raise StorageFault(
+            getattr(error, "errno", None), f"{url}: cannot be opened ({_line(error)}); check path and permissions"
+        ) from error
+
+
+def _metadata(dataset: lance.LanceDataset) -> dict[str, str]:
+    return {key.decode(): value.decode() for key, value in (dataset.schema.metadata or {}).items()}
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()).split(", /")[0] or type(error).__name__
