@@ -1,6 +1,6 @@
 """`mini`: the small model of the repository, an instance of the same classes by configuration.
 
-It works on normalised pixels (no VAE), in segments of 16 frames of about 96x96, with a byte-level text encoder that
+It works on normalised pixels (no VAE), in segments of 16 frames of about 64x64, with a byte-level text encoder that
 needs no files. Here it is built with random weights (`trained` is False); training fills the same folder layout:
 
     build_mini(seed=0).save_pretrained(folder)
@@ -24,19 +24,24 @@ from .transformer import MemoryWanTransformer3DModel
 
 TRANSFORMER: dict[str, Any] = {
     "patch_size": (4, 8, 8),
-    "num_attention_heads": 8,
     "attention_head_dim": 32,
     "in_channels": 3,
     "out_channels": 3,
     "text_dim": 64,
     "freq_dim": 256,
-    "ffn_dim": 1024,
-    "num_layers": 8,
+    "memory_kernels": ((1, 1, 1), (1, 2, 2), (1, 2, 2), (1, 4, 4)),  # a base patch holds 8x8 pixels: coarse already
+    "roles": True,  # the source and the best memory share a tokenizer
     "cameras": "plucker",
     "positions": "frustum",
     "merge": "merge",
     "merge_kernel": (4, 4),  # a frame has 12x12 tokens or fewer: what is merged at all is merged to one or four
 }
+# By what it is trained on: two cores in an afternoon, or a GPU in an hour.
+SIZES: dict[str, dict[str, Any]] = {
+    "cpu": {"num_attention_heads": 6, "num_layers": 6, "ffn_dim": 768},
+    "gpu": {"num_attention_heads": 12, "num_layers": 12, "ffn_dim": 1536},
+}
+AREAS = {"cpu": 64 * 64, "gpu": 96 * 96}
 TEXT: dict[str, Any] = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_heads": 4, "num_layers": 2}
 PIPELINE: dict[str, Any] = {
     "prediction": "sample",
@@ -44,8 +49,7 @@ PIPELINE: dict[str, Any] = {
     "shift": 2.0,
     "guidance_scale": 1.0,  # one pass per step, until a trained model shows that guidance pays for a second
     "segment_frames": 16,
-    "area": 96 * 96,
-    "text_length": 128,
+    "text_length": 64,
 }
 
 # The smallest instance of everything, for tests: an edit of two steps takes milliseconds.
@@ -64,19 +68,20 @@ TINY_PIPELINE: dict[str, Any] = {"num_inference_steps": 2, "area": 32 * 32, "tex
 def build_mini(
     seed: int = 0,
     *,
+    size: str = "cpu",
     transformer: dict[str, Any] | None = None,
     text: dict[str, Any] | None = None,
     camera_std: float = 0.3,
     **pipeline: Any,
 ) -> MemoryV2VPipeline:
-    """An untrained `mini`; the same seed gives the same weights.
+    """An untrained `mini` of one of SIZES; the same seed gives the same weights.
 
     `transformer` and `text` override entries of the components' configurations, other keywords the pipeline's.
     camera_std: standard deviation of the camera layer's weights. A layer that starts at zero suits the fine-tuning
     of a base; a model from scratch should see its cameras from the first step, so that layer starts like any other.
     """
     with seeded(seed):
-        network = MemoryWanTransformer3DModel(**{**TRANSFORMER, **(transformer or {})})
+        network = MemoryWanTransformer3DModel(**{**TRANSFORMER, **SIZES[size], **(transformer or {})})
         nn.init.normal_(network.camera_embedding.weight, std=camera_std)
         tokenizer = ByT5Tokenizer()
         encoder = T5EncoderModel(T5Config(**{"vocab_size": len(tokenizer), **TEXT, **(text or {})}))
@@ -86,7 +91,7 @@ def build_mini(
         scheduler=FlowMatchEulerDiscreteScheduler(),
         text_encoder=encoder.eval(),
         tokenizer=tokenizer,
-        **{**PIPELINE, **pipeline},
+        **{**PIPELINE, "area": AREAS[size], **pipeline},
     )
 
 

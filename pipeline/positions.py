@@ -19,7 +19,7 @@ Rotary = tuple[torch.Tensor, torch.Tensor]
 # and its past span, the fastest tells apart neighbouring tokens.
 SPACE = (0.35, 7.0)
 TIME = (0.1, 10.0)
-HORIZON = 30.0  # seconds: what is farther away in time is all alike
+HORIZON = 5.0  # seconds: as far as a training clip reaches; what is farther away in time is all alike
 
 
 def grid_places(

@@ -33,7 +33,7 @@ from .positions import Rotary, frustum_places, frustum_rotary, grid_places, grid
 from .tokenizers import Group, Kernel, Tokenizers, Tokens, pad_to
 
 # Parameters that a base model does not have.
-NEW = ("tokenizers.", "camera_embedding.", "compressor.", ".cam_encoder.", ".projector.")
+NEW = ("tokenizers.", "role_embedding", "camera_embedding.", "compressor.", ".cam_encoder.", ".projector.")
 
 
 class MemoryWanTransformer3DModel(WanTransformer3DModel):
@@ -42,6 +42,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
     Beyond the base's arguments:
         source_kernel: tokenizer of the source, in multiples of the base patch (frames, rows, columns).
         memory_kernels: tokenizers of the memories by rank, most relevant first; the last entry repeats.
+        roles: tell source and memories apart by a learned vector each, for models where they share tokenizer and range.
         attention: "cached": conditioning attends to conditioning only, and its keys and values serve every step.
             "joint": all attend to all, as published. A call may say otherwise.
         cameras: "extrinsics", the paper's linear layer of the 3x4 pose of each token's frames; "plucker", a linear
@@ -57,7 +58,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         merge: what happens to memory frames of low responsiveness at the entries of the blocks at `merge_at`
             (fractions of the depth): "merge" them with a learnable compressor over `merge_kernel` tokens, "discard"
             them, or nothing. A call may say otherwise, but only a model configured to merge has a compressor.
-    New parameters: `tokenizers.<t>x<h>x<w>` (one per distinct kernel); `camera_embedding`, zero at initialisation
+    New parameters: `tokenizers.<t>x<h>x<w>` (one per distinct kernel); `role_embedding` and `camera_embedding`, zero at initialisation
     so that a base model is unchanged by it, or the blocks' `cam_encoder` and `projector`; `compressor`.
     """
 
@@ -92,6 +93,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         pos_embed_seq_len: int | None = None,
         source_kernel: Kernel = (1, 1, 1),
         memory_kernels: Sequence[Kernel] = ((1, 2, 2), (1, 2, 2), (1, 2, 2), (1, 4, 4)),
+        roles: bool = False,
         attention: str = "cached",
         cameras: str = "extrinsics",
         positions: str = "grid",
@@ -133,6 +135,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             for _ in range(num_layers)
         )
         self.tokenizers = Tokenizers([source_kernel, *memory_kernels], patch_size, self.latent_channels, dim)
+        self.role_embedding = nn.Parameter(torch.zeros(2, dim)) if roles else None
         if not per_block:
             self.camera_embedding = nn.Linear(6 if cameras == "plucker" else 12, dim)
         self.compressor = Compressor(dim, merge_kernel) if merge == "merge" else None
@@ -153,6 +156,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         """Start the new parameters so that a base model is unchanged by them (see each)."""
         base: Any = self.patch_embedding
         self.tokenizers.initialise(base)
+        if self.role_embedding is not None:
+            nn.init.zeros_(self.role_embedding)
         if self.config.cameras != "per_block":
             nn.init.zeros_(self.camera_embedding.weight)
             nn.init.zeros_(self.camera_embedding.bias)
@@ -326,11 +331,14 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         states = embedding(pad_to(video.latent, size))
         counts = states.shape[2:]
         states = states.movedim(1, -1)  # (B, F, h, w, D)
+        if self.role_embedding is not None and kernel is not None:
+            states = states + self.role_embedding[int(memory)].to(states.dtype)
         cameras: torch.Tensor | None = None
         rays: Any = None
         if video.poses is not None and (config.cameras == "plucker" or config.positions == "frustum"):
             assert video.intrinsics is not None  # see conditioning.check
-            rays = token_rays(video.poses, video.intrinsics, video.latent.shape[3:], size, counts)
+            with torch.autocast(video.poses.device.type, enabled=False):  # positions are never rounded
+                rays = token_rays(video.poses, video.intrinsics, video.latent.shape[3:], size, counts)
         if video.poses is not None and config.cameras == "plucker":
             states = states + self.camera_embedding(plucker(*rays).to(states.dtype))
         elif video.poses is not None:

@@ -73,7 +73,7 @@ def collate(draw: Draw, read: Read, encode: Encode, every: int = 1, changed_abov
     targets = len(windows)
     windows += [each.origin for each in samples] if draw.source else []
     windows += [each.memories[rank] for rank in range(ranks) for each in samples]
-    before = draw.task == "text" and not draw.source
+    before = draw.task == "text"
     windows += [each.before for each in samples if each.before is not None] if before else []
     latents = iter(
         encode(read(windows, draw.length)).split([targets] + [len(samples)] * (ranks + draw.source + before))
@@ -96,8 +96,7 @@ def collate(draw: Draw, read: Read, encode: Encode, every: int = 1, changed_abov
     )
     changed = None
     if draw.task == "text":
-        plain = source.latent if source is not None else next(latents)
-        plain = plain.repeat_interleave(targets // len(samples), dim=0)
+        plain = next(latents).repeat_interleave(targets // len(samples), dim=0)
         changed = (clean - plain).abs().amax(dim=1, keepdim=True) > changed_above
     return Batch(
         draw,

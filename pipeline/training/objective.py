@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
-
-from pipeline.memory_pipeline import MemoryV2VPipeline
 
 from .batch import Batch
 from .recipe import Recipe
@@ -42,69 +40,32 @@ def weighted_error(
     return error.flatten(1).mean(1)
 
 
-def predict(
-    pipe: MemoryV2VPipeline,
-    batch: Batch,
-    noisy: torch.Tensor,
-    sigma: torch.Tensor,
-    *,
-    attention: str | None = None,
-    instructions: tuple[str, ...] | None = None,
-    network: Any = None,
-) -> torch.Tensor:
-    """What the transformer says of `noisy` (B M, C, T, H, W); `network` stands for it where it is wrapped."""
-    draw, config = batch.draw, pipe.transformer.config
-    text = torch.cat([pipe.encode_prompt(each) for each in (instructions or batch.instructions)])
-    kernels = None
-    if draw.tokenizer is not None:
-        distinct = tokenizers(pipe)
-        kernels = [distinct[draw.tokenizer]]
-    merge = None if draw.merge_share is not None else "off"
-    if config.merge == "off":
-        merge = None
-    result = (network or pipe.transformer)(
-        noisy,
-        1000 * sigma,
-        text.repeat_interleave(len(noisy) // len(text), dim=0),
-        source=batch.source,
-        memories=batch.memories,
-        attention=attention,
-        merge=merge,
-        merge_share=draw.merge_share,
-        memory_kernels=kernels,
-        return_dict=False,
-        **batch.view,
-    )
-    return result[0]
-
-
-def tokenizers(pipe: MemoryV2VPipeline) -> list[Any]:
-    """The model's distinct memory kernels, finest first."""
-    return list(dict.fromkeys(tuple(each) for each in pipe.transformer.config.memory_kernels))
-
-
 def loss(
-    pipe: MemoryV2VPipeline,
+    network: Callable[..., torch.Tensor],
     batch: Batch,
     recipe: Recipe,
     generator: torch.Generator,
     *,
+    shift: float,
+    sample: bool,
     changed_weight: float = 1.0,
-    attention: str | None = None,
-    network: Any = None,
 ) -> torch.Tensor:
-    """The loss of every target, (B M,). Everything random comes from `generator`, on the CPU."""
+    """The loss of every target, (B M,). Everything random comes from `generator`, on the CPU.
+
+    network: a `Network`, or what wraps it. shift: the sampler's. sample: the network says the clean sample, else the
+    velocity.
+    """
     clean, device = batch.clean, batch.clean.device
     text = batch.draw.task == "text"
     pure = recipe.pure_noise_text if text else recipe.pure_noise
-    sigma = noise_levels(len(clean), pipe.config.shift, recipe.spread, pure, generator).to(device)
+    sigma = noise_levels(len(clean), shift, recipe.spread, pure, generator).to(device)
     noise = torch.randn(clean.shape, generator=generator).to(device)
     instructions = tuple(
         "" if torch.rand((), generator=generator) < recipe.text_dropout else each for each in batch.instructions
     )
     noisy = corrupted(clean, noise, sigma)
-    prediction = predict(pipe, batch, noisy, sigma, attention=attention, instructions=instructions, network=network)
-    wanted = clean if pipe.config.prediction == "sample" else noise - clean
+    prediction = network(batch, noisy, sigma, instructions)
+    wanted = clean if sample else noise - clean
     return weighted_error(prediction, wanted, batch.changed, changed_weight)
 
 

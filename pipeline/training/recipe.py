@@ -12,12 +12,13 @@ class Recipe:
     Optimisation:
         steps: of the whole training. batch: scenes per step and process. targets: noisy targets that share the
             encoding of their scene (cached attention; joint attention takes one).
-        learning_rate: of the matrices in the blocks (Muon); the rest takes `adam_learning_rate` (AdamW). Both rise over
-            `warmup` steps and fall linearly to nothing over the last `decay` share of the steps.
+        optimizer: "muon" for the matrices in the blocks, which take `learning_rate`, and AdamW with `adam_learning_rate`
+            for the rest; or "adamw" for all, with the latter alone. Both rise over `warmup` steps and fall linearly to nothing over the last `decay` share of the steps.
         clip: greatest norm of the gradient. ema: decay of the averaged weights, which are what is saved.
     Noise: sigma = sigmoid(N(0, spread) + log shift), the shift being the sampler's, or exactly 1 in a share of
         `pure_noise` of the samples (`pure_noise_text` where there is an instruction: at 1 nothing but the text tells).
-    Tasks: shares `camera`, `text`, `onward` (continue: no source, the preceding segment as memory).
+    Tasks: shares `camera`, `text`, `onward` (continue: no source, the preceding segment as memory). turned: share of
+        the text samples whose source is seen by another camera than the target.
     Memory: none in a share of `memory_dropout` (`memory_dropout_text`), else 1 to `memories`; `foreign` share of them
         shows another scene, since retrieval may fail; `memory_noise`: greatest standard deviation of the noise on them,
         in units of the latent. Half of the steps use one tokenizer for all memories, half merge with a share in
@@ -29,6 +30,7 @@ class Recipe:
     steps: int = 20_000
     batch: int = 4
     targets: int = 4
+    optimizer: str = "muon"
     learning_rate: float = 1e-3
     adam_learning_rate: float = 1e-3
     weight_decay: float = 0.0
@@ -42,6 +44,7 @@ class Recipe:
     camera: float = 0.5
     text: float = 0.35
     onward: float = 0.15
+    turned: float = 0.2
     memories: int = 6
     memory_dropout: float = 0.3
     memory_dropout_text: float = 0.5
@@ -58,6 +61,8 @@ class Recipe:
             value = getattr(self, each.name)
             if isinstance(value, float) and value < 0:
                 raise ValueError(f"{each.name} must not be negative, got {value}")
+        if self.optimizer not in ("muon", "adamw"):
+            raise ValueError(f"optimizer must be muon or adamw, got {self.optimizer!r}")
         for name in ("steps", "batch", "targets"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

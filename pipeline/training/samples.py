@@ -140,8 +140,11 @@ class Corpus:
             window = Window(target, start)
             first = [Window(target, start - length)] if preceding and options else []
             rest = self._memories(random, views, None, [window], start, count - len(first))
-            before = Window(pool[target.camera], start)
-            return Sample(before, (window,) * recipe.targets, (*first, *rest), target.instruction, before)
+            before = origin = Window(pool[target.camera], start)
+            if random.random() < recipe.turned:  # an instruction together with a camera of its own
+                others = [each for each in pool.values() if start in starts(each, length)]
+                origin = Window(others[int(random.integers(len(others)))], start)
+            return Sample(origin, (window,) * recipe.targets, (*first, *rest), target.instruction, before)
         possible = [clip for clip in views if pairs(clip, length)]
         target = possible[int(random.integers(len(possible)))]
         start = int(random.choice(pairs(target, length)))

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from diffusers.training_utils import EMAModel
 
-from pipeline.memory_pipeline import MemoryV2VPipeline
-
 from .batch import Batch
 from .muon import Muon
+from .network import Network
 from .objective import loss, noised
 from .recipe import Recipe
 
@@ -26,32 +25,32 @@ class Trainer:
 
     A step is a function of the state, the batch and (seed, step, rank): a training that is stopped and resumed from
     `state_dict` goes on bit for bit on one device.
-    trainable: whether a parameter of this name takes part; None for all.
+    trainable: whether a parameter of this name takes part; None for all. wrap: what averages gradients over processes.
     """
 
     def __init__(
         self,
-        pipe: MemoryV2VPipeline,
+        network: Network,
         recipe: Recipe,
         seed: int = 0,
         rank: int = 0,
-        attention: str | None = None,
         trainable: Callable[[str], bool] | None = None,
+        wrap: Callable[[Network], Any] = lambda network: network,
     ) -> None:
-        self.pipe, self.recipe, self.seed, self.rank, self.attention = pipe, recipe, seed, rank, attention
-        self.network: Any = pipe.transformer  # what is called: a wrapper in distributed training
+        self.network, self.recipe, self.seed, self.rank = network, recipe, seed, rank
+        self.pipe = network.pipe
         self.step = 0
         self.parameters: dict[str, torch.nn.Parameter] = {}
-        for prefix in ("transformer", "text_encoder"):
-            module = getattr(pipe, prefix)
-            for name, parameter in module.named_parameters() if module is not None else ():
-                parameter.requires_grad_(trainable is None or trainable(f"{prefix}.{name}"))
-                if parameter.requires_grad:
-                    self.parameters[f"{prefix}.{name}"] = parameter
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(trainable is None or trainable(name))
+            if parameter.requires_grad:
+                self.parameters[name] = parameter
         if not self.parameters:
             raise ValueError("no parameter is left to train")
-        matrices = [each for name, each in self.parameters.items() if is_block_matrix(name, each)]
-        rest = [each for name, each in self.parameters.items() if not is_block_matrix(name, each)]
+        self.wrapped = wrap(network)
+        matrix = is_block_matrix if recipe.optimizer == "muon" else lambda name, parameter: False
+        matrices = [each for name, each in self.parameters.items() if matrix(name, each)]
+        rest = [each for name, each in self.parameters.items() if not matrix(name, each)]
         self.optimizers: list[torch.optim.Optimizer] = []
         if matrices:
             self.optimizers.append(Muon(matrices, recipe.learning_rate, weight_decay=recipe.weight_decay))
@@ -72,10 +71,11 @@ class Trainer:
         batch = noised(batch, recipe.memory_noise, generator)
         self.pipe.transformer.train()
         weight = 1 + (recipe.changed_weight - 1) * recipe.fall(self.step)
+        config = self.pipe.config
+        sample = config.prediction == "sample"
         value = loss(
-            self.pipe, batch, recipe, generator,
-            changed_weight=weight, attention=self.attention, network=self.network,
-        ).mean()  # fmt: skip
+            self.wrapped, batch, recipe, generator, shift=config.shift, sample=sample, changed_weight=weight
+        ).mean()
         value.backward()
         norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), recipe.clip)
         if not torch.isfinite(value) or not torch.isfinite(norm):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .batch import Batch, Encode, Read, collate
-from .objective import corrupted, predict, weighted_error
+from .objective import corrupted, weighted_error
 from .recipe import Recipe
 from .samples import TASKS, Corpus
 from .trainer import Trainer
@@ -73,7 +73,7 @@ def _error(trainer: Trainer, batch: Batch, noise: torch.Tensor, level: float) ->
     """Mean squared error of the clean latent as the model sees it in noise of this level."""
     sigma = torch.full((len(noise),), level, device=noise.device)
     noisy = corrupted(batch.clean, noise, sigma)
-    prediction = predict(trainer.pipe, batch, noisy, sigma, attention=trainer.attention)
+    prediction = trainer.network(batch, noisy, sigma)
     if trainer.pipe.config.prediction == "velocity":
         prediction = noisy - level * prediction
     return float(weighted_error(prediction, batch.clean, None, 1.0).mean())

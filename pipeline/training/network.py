@@ -1,0 +1,66 @@
+"""What is trained, as one module: one `forward` for whatever wraps it in distributed training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.memory_pipeline import MemoryV2VPipeline
+
+from .batch import Batch
+
+
+class Network(nn.Module):
+    """Text encoder and transformer of a pipeline, which stay the pipeline's own.
+
+    attention: "cached" or "joint", None for the model's own. precision: bfloat16 runs the matrix products in it, with
+    weights, sums and positions in float32.
+    """
+
+    def __init__(
+        self, pipe: MemoryV2VPipeline, attention: str | None = None, precision: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__()
+        self.transformer, self.text_encoder = pipe.transformer, pipe.text_encoder
+        self.attention, self.precision = attention, precision
+        self._pipe = (pipe,)  # in a tuple, since a pipeline is no module but would be looked through as one
+
+    @property
+    def pipe(self) -> MemoryV2VPipeline:
+        return self._pipe[0]
+
+    def forward(
+        self, batch: Batch, noisy: torch.Tensor, sigma: torch.Tensor, instructions: Sequence[str] | None = None
+    ) -> torch.Tensor:
+        """What the transformer says of `noisy` (B M, C, T, H, W) in noise of sigma (B M,); float32.
+
+        instructions: other words than the batch's own, one per scene.
+        """
+        draw, config = batch.draw, self.transformer.config
+        kernels = None if draw.tokenizer is None else [memory_kernels(self.pipe)[draw.tokenizer]]
+        merge = None if draw.merge_share is not None or config.merge == "off" else "off"
+        with torch.autocast(noisy.device.type, self.precision, enabled=self.precision != torch.float32):
+            words = batch.instructions if instructions is None else instructions
+            text = torch.cat([self.pipe.encode_prompt(each) for each in words])
+            result: Any = self.transformer(
+                noisy,
+                1000 * sigma,
+                text.repeat_interleave(len(noisy) // len(text), dim=0),
+                source=batch.source,
+                memories=batch.memories,
+                attention=self.attention,
+                merge=merge,
+                merge_share=draw.merge_share,
+                memory_kernels=kernels,
+                return_dict=False,
+                **batch.view,
+            )
+        return result[0].float()
+
+
+def memory_kernels(pipe: MemoryV2VPipeline) -> list[Any]:
+    """The model's distinct memory kernels, finest first."""
+    return list(dict.fromkeys(tuple(each) for each in pipe.transformer.config.memory_kernels))
