@@ -6,7 +6,6 @@ when. Only the first process validates, draws sheets and writes checkpoints; who
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from actors.log import Log
 from actors.training_data import Windows, ahead, encoder
 from pipeline.memory_pipeline import MemoryV2VPipeline
 from pipeline.training.batch import Batch, collate
@@ -65,7 +65,7 @@ def train(
     setup: TrainingSetup,
     rank: int = 0,
     wrap: Callable[[Network], Any] = lambda network: network,
-    report: Callable[[dict[str, float]], None] = lambda figures: None,
+    report: Callable[[dict[str, Any]], None] = lambda figures: None,
 ) -> None:
     """Train to the last step, going on from the newest checkpoint. report: called with every line of the log.
 
@@ -84,8 +84,7 @@ def train(
     if setup.compile:
         pipe.transformer.compile_repeated_blocks()
     network = Network(pipe, setup.attention, getattr(torch, setup.precision))
-    trainable = paper_tunes if setup.tune == "paper" else None
-    trainer = Trainer(network, setup.recipe, setup.seed, rank, trainable, wrap)
+    trainer = Trainer(network, setup.recipe, setup.seed, rank, trained_names(setup), wrap)
     checkpoints = Checkpoints(Path(setup.out) / CHECKPOINTS)
     found = checkpoints.latest()
     if found is not None:
@@ -118,7 +117,8 @@ def train(
         figures = trainer.train_step(batch.to(setup.device))
         if log is None:
             continue
-        log.step(trainer.step, batch, figures)
+        log.step(trainer.step, len(batch.clean), figures)
+        began = time.monotonic()
         last = trainer.step == setup.recipe.steps
         if held_out and (trainer.step % setup.validate_every == 0 or last):
             log.write({"step": trainer.step, **validate(trainer, held_out, _std(pipe))})
@@ -130,42 +130,12 @@ def train(
         if last or time.monotonic() - saved > 60 * setup.checkpoint_minutes:
             save()
             saved = time.monotonic()
+        log.paused(time.monotonic() - began)
 
 
-class Log:
-    """One JSON object per line: a mean of the steps since the last line, or what validation found.
-
-    A resumed training first drops the lines of steps that it will take again."""
-
-    EVERY = 20  # steps
-
-    def __init__(self, path: Path, step: int, report: Callable[[dict[str, float]], None]) -> None:
-        self.path, self.report = path, report
-        self.sums: dict[str, float] = {}
-        self.count = self.targets = 0
-        self.began = time.monotonic()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            lines = path.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-            path.write_text("".join(kept))
-
-    def step(self, step: int, batch: Batch, figures: dict[str, float]) -> None:
-        for name, value in figures.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        self.count += 1
-        self.targets += len(batch.clean)
-        if self.count == self.EVERY:
-            seconds = time.monotonic() - self.began
-            means = {name: value / self.count for name, value in self.sums.items()}
-            self.write({"step": step, **means, "targets_per_s": self.targets / seconds})
-
-    def write(self, figures: dict[str, float]) -> None:
-        rounded = {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in figures.items()}
-        with self.path.open("a") as file:
-            file.write(json.dumps(rounded) + "\n")
-        self.report(rounded)
-        self.sums, self.count, self.targets, self.began = {}, 0, 0, time.monotonic()
+def trained_names(setup: TrainingSetup) -> Callable[[str], bool] | None:
+    """Which parameters take part; None for all."""
+    return paper_tunes if setup.tune == "paper" else None
 
 
 def paper_tunes(name: str) -> bool:

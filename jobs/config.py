@@ -11,13 +11,15 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.training.recipe import Recipe
 
 C = TypeVar("C")
 SEEDS = 1 << 40  # of rendered scenes; numbers above are those of real footage
@@ -107,9 +109,41 @@ class SynthesizeConfig:
     commit_mb: float = free(128.0, "megabytes of clips that are committed at a time, and lost at most by a kill")
 
 
+@dataclass
+class TrainConfig:
+    """Settings of a training beside those of its `Recipe`."""
+
+    # what is trained on
+    height: int = bits(0, "pixels of the windows, to which clips are brought; 0: the clips' own")
+    width: int = bits(0, "pixels")
+    frames: int = bits(0, "of a window; 0: the model's segment")
+    seed: int = bits(0, "of all that is drawn; of the weights too, where the model begins untrained")
+    # how the model is trained
+    attention: str | None = bits(None, "cached or joint; null: the model's own")
+    tune: str = bits("all", "all parameters; paper: those the paper tunes; lora: low-rank adapters of self-attention")
+    lora_rank: int = bits(16, "of the adapters")
+    precision: str = bits("float32", "of the matrix products: float32 or bfloat16")
+    # the machines
+    threads: int = bits(1, "of torch, per process; changes the order of sums, and so the last bits")
+    sharding: str = free("none", "of parameters over processes: none, or full (FSDP2) where a model does not fit")
+    compile: bool = free(False, "torch.compile the blocks")
+    gradient_checkpointing: bool = free(False, "compute activations twice instead of keeping them")
+    latents: bool = free(False, "encode every window once, ahead of the training: for models with a real VAE")
+    retries: int = free(3, "how often processes are started again after one died")
+    # what is written
+    checkpoint_minutes: float = free(5.0, "minutes of work that a crash loses at most")
+    validate_every: int = free(500, "steps")
+    validation_batches: int = free(4, "per task")
+    sheet_every: int = free(1000, "steps between sheets of pictures")
+
+
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "attention": (None, "cached", "joint"),
     "merge": (None, "off", "merge", "discard"),
+    "tune": ("all", "paper", "lora"),
+    "precision": ("float32", "bfloat16"),
+    "sharding": ("none", "full"),
+    "optimizer": ("muon", "adamw"),
     "fit": ("letterbox", "crop"),
     "policy": ("top_k", "greedy"),
     "text_memories": ("same_turn", "all_turns"),
@@ -121,7 +155,8 @@ MINIMUM = {
     "segment_frames": 1, "overlap": 0, "k": 0, "radius": 1e-6, "points": 64, "steps": 1, "guidance": 0, "shift": 1e-6,
     "threads": 1, "workers": 0, "retries": 0, "failure_budget": 0, "fingerprint_threads": 1, "crf": 0,
     "height": 8, "width": 8, "frames": 1, "samples": 1, "cameras": 1, "edits": 0, "edited_cameras": 1,
-    "commit_mb": 0,
+    "commit_mb": 0, "lora_rank": 1, "checkpoint_minutes": 0, "validate_every": 1, "validation_batches": 1,
+    "sheet_every": 1,
 }  # fmt: skip
 
 
@@ -160,21 +195,54 @@ def load_synthesize_config(overrides: Sequence[str] = ()) -> SynthesizeConfig:
     return config
 
 
-def _assigned(kind: type[C], values: dict[str, Any] | None, overrides: Sequence[str], command: str) -> C:
-    """`kind` with its defaults, then `values`, then `overrides`; every value checked by itself."""
-    types = kind.__annotations__
-    assigned = dict(values or {})
+def load_train_config(values: dict[str, Any], overrides: Sequence[str] = ()) -> tuple[TrainConfig, Recipe]:
+    """Defaults, then a file's values, then overrides; `targets` is 1 with joint attention unless said otherwise."""
+    assigned = dict(values) | _read(overrides, {**TrainConfig.__annotations__, **Recipe.__annotations__})
+    ours = {key for key in assigned if key in TrainConfig.__annotations__}
+    if assigned.get("attention") == "joint":
+        assigned.setdefault("targets", 1)
+    config = _assigned(TrainConfig, {key: value for key, value in assigned.items() if key in ours}, (), "train")
+    rest = {key: value for key, value in assigned.items() if key not in ours}
+    try:
+        recipe = _assigned(Recipe, rest, (), "train", also=list(TrainConfig.__annotations__))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return config, recipe
+
+
+def _read(overrides: Sequence[str], types: Mapping[str, str]) -> dict[str, Any]:
+    """`key=value` texts as values. Text stays as it was typed: YAML would read a size of 0x8 as a hexadecimal number."""
+    values = {}
     for override in overrides:
         key, _, text = override.partition("=")
         try:
-            # Text stays as it was typed: YAML would read a size of 0x8 as a hexadecimal number.
-            assigned[key] = text if types.get(key) == "str" else yaml.safe_load(text)
+            values[key] = text if types.get(key) == "str" else yaml.safe_load(text)
         except yaml.YAMLError:
             raise ConfigError(f"setting '{key}' is {text!r}, which is not a readable value") from None
+        if isinstance(values[key], str) and types.get(key) == "float":
+            values[key] = _number(text)  # YAML 1.1 takes 1e-3 for a word
+    return values
+
+
+def _number(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _assigned(
+    kind: type[C], values: dict[str, Any] | None, overrides: Sequence[str], command: str, also: Sequence[str] = ()
+) -> C:
+    """`kind` with its defaults, then `values`, then `overrides`; every value checked by itself. also: keys that the
+    command knows beside those of `kind`."""
+    types = kind.__annotations__
+    assigned = dict(values or {}) | _read(overrides, types)
     config = OmegaConf.structured(kind)
+    OmegaConf.set_readonly(config, False)
     for key, value in assigned.items():
         if key not in config:
-            near = difflib.get_close_matches(str(key), list(config), n=1, cutoff=0.0)[0]
+            near = difflib.get_close_matches(str(key), [*config, *also], n=1, cutoff=0.0)[0]
             raise ConfigError(
                 f"setting '{key}' does not exist; the nearest is '{near}' (memory-v2v {command} --help lists all)"
             )

@@ -2,6 +2,7 @@
 
 memory-v2v edit INPUT... --turn SPEC [--turn SPEC ...] --out DIR [key=value ...]
 memory-v2v synthesize --scenes N --out DIR [key=value ...]
+memory-v2v train --data DIR --out DIR [--model NAME] [--workers N] [--config FILE] [key=value ...]
 """
 
 from __future__ import annotations
@@ -17,8 +18,17 @@ from typing import Any
 import fsspec
 import yaml
 
-from jobs.config import ConfigError, EditConfig, SynthesizeConfig, load_config, load_synthesize_config
+from jobs.config import (
+    ConfigError,
+    EditConfig,
+    SynthesizeConfig,
+    TrainConfig,
+    load_config,
+    load_synthesize_config,
+    load_train_config,
+)
 from jobs.turn import parse_turn
+from pipeline.training.recipe import Recipe
 from pipeline.trajectory import PRESETS
 
 PLAN_KEYS = {"inputs": list, "turns": list, "out": str, "library": str, "owner": str, "model": str, "config": dict}
@@ -82,12 +92,30 @@ def parser() -> argparse.ArgumentParser:
     synthesize.add_argument("--scenes", type=int, default=0, metavar="N", help="how many scenes to render")
     synthesize.add_argument("--workers", type=int, metavar="N", help="the same as workers=N")
     synthesize.add_argument("--dry-run", action="store_true", help="say what would be made, and do nothing")
+    train = commands.add_parser(
+        "train",
+        help="train a model on a data set of clips",
+        description="Train a model. The same command again goes on from the newest checkpoint.",
+        epilog=_settings(TrainConfig(), Recipe()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    train.add_argument("settings", nargs="*", metavar="key=value", help="see below")
+    train.add_argument("--data", metavar="DIR", help="a data set that `memory-v2v synthesize` made")
+    train.add_argument("--out", metavar="DIR", help="where checkpoints, log, sheets and the model go")
+    train.add_argument(
+        "--model", metavar="NAME", help="what to begin from: mini-cpu or mini-gpu, untrained; mini, a base, or a folder"
+    )
+    train.add_argument("--config", metavar="FILE.yaml", help="a file with settings, and data, out, model, workers")
+    train.add_argument("--workers", type=int, metavar="N", help="processes on Ray, one per GPU; 0: this one, no Ray")
+    train.add_argument("--dry-run", action="store_true", help="say what would be trained, and do nothing")
     return top
 
 
-def _settings(config: Any) -> str:
+def _settings(*configs: Any) -> str:
     lines = [
-        f"  {f.name}={getattr(config, f.name)}".ljust(28) + f" {f.metadata['help']}" for f in dataclasses.fields(config)
+        f"  {f.name}={getattr(config, f.name)}".ljust(28) + f" {f.metadata['help']}"
+        for config in configs
+        for f in dataclasses.fields(config)
     ]
     return "settings, each given as key=value:\n" + "\n".join(lines)
 
@@ -106,6 +134,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             given.settings += rest
             return synthesize(synthesize_job(given))
+        if given.command == "train":
+            from jobs.train import train
+
+            given.settings += rest
+            return train(train_job(given))
         given.inputs += rest
         return edit(edit_job(given))
     except KeyboardInterrupt:
@@ -172,19 +205,35 @@ def synthesize_job(given: argparse.Namespace) -> Any:
     )
 
 
+def train_job(given: argparse.Namespace) -> Any:
+    """What the arguments and the file of settings say together; the command line wins. Raises ValueErrors of one line."""
+    from jobs.edit import UsageError
+    from jobs.train import TrainJob
+
+    values = read_yaml(given.config) if given.config else {}
+    named = {key: values.pop(key, None) for key in ("data", "out", "model", "workers")}
+    named |= {key: getattr(given, key) for key in named if getattr(given, key) is not None}
+    for key in ("data", "out"):
+        if not named[key]:
+            raise UsageError(f"no --{key} was given: name the folder")
+    if strange := [word for word in given.settings if not _is_override(word)]:
+        raise UsageError(f"'{strange[0]}' is not a setting; expected key=value (memory-v2v train --help lists all)")
+    config, recipe = load_train_config(values, given.settings)
+    return TrainJob(
+        **{key: value for key, value in named.items() if value is not None},
+        config=config,
+        recipe=recipe,
+        dry_run=given.dry_run,
+    )
+
+
 def _is_override(word: str) -> bool:
     # A URL may hold '=' too, but not before its scheme; a file of that very name wins.
     return re.match(r"[A-Za-z_][A-Za-z0-9_.]*=", word) is not None and not os.path.exists(word)
 
 
 def _read_plan(url: str) -> dict[str, Any]:
-    try:
-        with fsspec.open(url, "rt") as file:
-            plan = yaml.safe_load(file)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"plan {url} cannot be read: {str(error).splitlines()[0]}") from None
-    if not isinstance(plan, dict):
-        raise ConfigError(f"plan {url} holds a {type(plan).__name__}, expected a mapping with {', '.join(PLAN_KEYS)}")
+    plan = read_yaml(url)
     for key, value in plan.items():
         if key not in PLAN_KEYS:
             raise ConfigError(f"plan {url} has the key '{key}', expected only {', '.join(PLAN_KEYS)}")
@@ -192,6 +241,18 @@ def _read_plan(url: str) -> dict[str, Any]:
         if value is not None and not isinstance(value, kind):
             raise ConfigError(f"plan {url} has {key}: {value!r}, expected {NAMES[kind]}")
     return plan
+
+
+def read_yaml(url: str) -> dict[str, Any]:
+    """A mapping from a file. Raises ConfigError of one line."""
+    try:
+        with fsspec.open(url, "rt") as file:
+            found = yaml.safe_load(file)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"plan {url} cannot be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"plan {url} holds a {type(found).__name__}, expected a mapping with {', '.join(PLAN_KEYS)}")
+    return found
 
 
 if __name__ == "__main__":

@@ -20,18 +20,22 @@ from pipeline.spec import ModelSpec
 from storage.fingerprint import cache_folder, file_digest, folder_digest
 
 
+SHIPPED = Path(pipeline.__path__[0]) / "weights" / "mini"
+SIZES = ("cpu", "gpu")  # of pipeline.mini, which is slow to import
+
+
 class ModelError(ValueError):
     """A model that cannot be found or read. One line, with the remedy."""
 
 
-def resolve(name: str) -> Model:
+def resolve(name: str, seed: int = 0) -> Model:
     """A model's name → where it lies, the digest of its content, and the shapes it takes. Raises ModelError.
 
-    `mini`; recammaster, lucy-edit, memory-v2v or their hub ids, fetched where they are not in the hub's cache; a folder
+    `mini`; mini-cpu or mini-gpu, its two sizes with random weights (of `seed`), for training; recammaster, lucy-edit, memory-v2v or their hub ids, fetched where they are not in the hub's cache; a folder
     with the files of one of those; or a folder written by save_pretrained. Bases are converted into such a folder once.
     """
     try:
-        folder = _folder(name)
+        folder = _folder(name, seed)
     except BaseError as error:
         raise ModelError(f"model '{name}': {error}") from error
     try:
@@ -43,9 +47,11 @@ def resolve(name: str) -> Model:
     return Model(str(folder.resolve()), folder_digest(str(folder)), spec)
 
 
-def _folder(name: str) -> Path:
-    if name == "mini":
-        return _mini()
+def _folder(name: str, seed: int) -> Path:
+    if name == "mini" and SHIPPED.is_dir():
+        return SHIPPED
+    if name in ("mini", *(f"mini-{size}" for size in SIZES)):
+        return _untrained(name.removeprefix("mini").removeprefix("-") or "cpu", seed)
     folder = Path(name)
     if folder.is_dir():
         base = recognise(folder)
@@ -60,8 +66,8 @@ def _folder(name: str) -> Path:
     return _converted(base, None)
 
 
-def _mini() -> Path:
-    """The folder of `mini`: built once with random weights, since no trained ones are shipped yet."""
+def _untrained(size: str, seed: int) -> Path:
+    """The folder of a `mini` with random weights, built once."""
     # Named by the code that builds it, which is cheaper to read than to import: an edit there builds a new one.
     sources = sorted(Path(pipeline.__path__[0]).glob("*.py"))
     key = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
@@ -72,9 +78,9 @@ def _mini() -> Path:
         from pipeline.mini import build_mini
 
         logging.disable_progress_bar()
-        build_mini(seed=0).save_pretrained(fresh)
+        build_mini(seed, size=size).save_pretrained(fresh)
 
-    return _made(f"mini-untrained-{key}", build)
+    return _made(f"mini-{size}-{seed}-untrained-{key}", build)
 
 
 def _converted(base: Base, place: Path | None) -> Path:

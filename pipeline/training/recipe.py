@@ -2,59 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+def choice(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained. Shares are probabilities in 0..1.
+    """How a model is trained. Shares are probabilities in 0..1. Raises ValueError for values that make no sense."""
 
-    Optimisation:
-        steps: of the whole training. batch: scenes per step and process. targets: noisy targets that share the
-            encoding of their scene (cached attention; joint attention takes one).
-        optimizer: "muon" for the matrices in the blocks, which take `learning_rate`, and AdamW with `adam_learning_rate`
-            for the rest; or "adamw" for all, with the latter alone. Both rise over `warmup` steps and fall linearly to nothing over the last `decay` share of the steps.
-        clip: greatest norm of the gradient. ema: decay of the averaged weights, which are what is saved.
-    Noise: sigma = sigmoid(N(0, spread) + log shift), the shift being the sampler's, or exactly 1 in a share of
-        `pure_noise` of the samples (`pure_noise_text` where there is an instruction: at 1 nothing but the text tells).
-    Tasks: shares `camera`, `text`, `onward` (continue: no source, the preceding segment as memory). turned: share of
-        the text samples whose source is seen by another camera than the target.
-    Memory: none in a share of `memory_dropout` (`memory_dropout_text`), else 1 to `memories`; `foreign` share of them
-        shows another scene, since retrieval may fail; `memory_noise`: greatest standard deviation of the noise on them,
-        in units of the latent. Half of the steps use one tokenizer for all memories, half merge with a share in
-        `merge_share`.
-    Guidance: `source_dropout`, `text_dropout`, `camera_dropout` (models with grid positions only).
-    changed_weight: of pixels that the instruction changes, against 1 elsewhere; falls to 1 with the learning rate.
-    """
-
-    steps: int = 20_000
-    batch: int = 4
-    targets: int = 4
-    optimizer: str = "muon"
-    learning_rate: float = 1e-3
-    adam_learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    warmup: int = 200
-    decay: float = 0.5
-    clip: float = 1.0
-    ema: float = 0.998
-    spread: float = 1.2
-    pure_noise: float = 0.1
-    pure_noise_text: float = 0.35
-    camera: float = 0.5
-    text: float = 0.35
-    onward: float = 0.15
-    turned: float = 0.2
-    memories: int = 6
-    memory_dropout: float = 0.3
-    memory_dropout_text: float = 0.5
-    foreign: float = 0.1
-    memory_noise: float = 0.15
-    merge_share: tuple[float, float] = (0.3, 0.7)
-    source_dropout: float = 0.1
-    text_dropout: float = 0.1
-    camera_dropout: float = 0.0
-    changed_weight: float = 5.0
+    # Optimisation.
+    steps: int = choice(20_000, "of the whole training")
+    batch: int = choice(4, "scenes per step and process")
+    targets: int = choice(4, "noisy targets that share a scene's encoding; joint attention takes one")
+    optimizer: str = choice("muon", "muon: Muon for the matrices in the blocks, AdamW for the rest; adamw: for all")
+    learning_rate: float = choice(1e-3, "of Muon")
+    adam_learning_rate: float = choice(1e-3, "of AdamW")
+    weight_decay: float = choice(0.0, "decoupled")
+    warmup: int = choice(200, "steps over which both rates rise")
+    decay: float = choice(0.5, "last share of the steps, over which both rates fall to nothing")
+    clip: float = choice(1.0, "greatest norm of the gradient")
+    ema: float = choice(0.998, "decay of the averaged weights, which are what is saved")
+    # Noise: sigma = sigmoid(N(0, spread) + log shift), the shift being the sampler's.
+    spread: float = choice(1.2, "standard deviation of the noise level's logit")
+    pure_noise: float = choice(0.1, "share of the targets that are noise alone")
+    pure_noise_text: float = choice(0.35, "the same of text edits: in noise alone nothing but the words tells")
+    # Tasks.
+    camera: float = choice(0.5, "share of the steps with novel views")
+    text: float = choice(0.35, "share with instructions")
+    onward: float = choice(0.15, "share that continues a segment (no source, the preceding one as memory)")
+    turned: float = choice(0.2, "share of the text samples whose source is seen by another camera than the target")
+    # Memory.
+    memories: int = choice(6, "at most")
+    memory_dropout: float = choice(0.3, "share of the steps without any")
+    memory_dropout_text: float = choice(0.5, "the same of text edits")
+    foreign: float = choice(0.1, "share of the memories that show another scene, since retrieval may fail")
+    memory_noise: float = choice(0.15, "greatest standard deviation of the noise on them, in units of the latent")
+    merge_share: tuple[float, float] = choice((0.3, 0.7), "range of the share that merges, in half of the steps")
+    # Guidance.
+    source_dropout: float = choice(0.1, "share of the steps with memory that do not see their source")
+    text_dropout: float = choice(0.1, "share of the instructions that are not given")
+    changed_weight: float = choice(5.0, "of pixels that an instruction changes; falls to 1 with the learning rate")
 
     def __post_init__(self) -> None:
         for each in fields(self):

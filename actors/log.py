@@ -1,0 +1,68 @@
+"""The log of a training: one JSON object per line, readable while it grows."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+EVERY = 20  # steps whose mean makes a line
+
+
+class Log:
+    """Written by one process. A resumed training first drops the lines of the steps that it will take again."""
+
+    def __init__(self, path: Path, step: int, report: Callable[[dict[str, Any]], None] = lambda figures: None) -> None:
+        self.path, self.report = path, report
+        self.sums: dict[str, float] = {}
+        self.count = self.targets = 0
+        self.began = time.monotonic()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            lines = path.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            path.write_text("".join(kept))
+
+    def step(self, step: int, targets: int, figures: dict[str, float]) -> None:
+        """Figures of one step, of which means are written now and then."""
+        for name, value in figures.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.count += 1
+        self.targets += targets
+        if self.count == EVERY:
+            seconds = time.monotonic() - self.began
+            means = {name: value / self.count for name, value in self.sums.items()}
+            self.write({"step": step, **means, "targets_per_s": self.targets / seconds})
+            self.sums, self.count, self.targets, self.began = {}, 0, 0, time.monotonic()
+
+    def write(self, figures: dict[str, Any]) -> None:
+        """One line."""
+        line = {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in figures.items()}
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        self.report(line)
+
+    def paused(self, seconds: float) -> None:
+        """Leave out of the rate what was spent on something else than steps."""
+        self.began += seconds
+
+
+def follow(path: Path, report: Callable[[dict[str, Any]], None], ended: threading.Event, every: float = 0.5) -> None:
+    """Call `report` with every line that is added from now on, until `ended`. A line that vanishes is not missed."""
+    place = path.stat().st_size if path.exists() else 0
+    over = False
+    while not over:
+        over = ended.wait(every)
+        size = path.stat().st_size if path.exists() else 0
+        place = min(place, size)
+        if size > place:
+            with path.open("rb") as file:
+                file.seek(place)
+                lines = file.read(size - place).splitlines(keepends=True)
+            for line in lines:
+                if line.endswith(b"\n"):
+                    place += len(line)
+                    report(json.loads(line))

@@ -1,0 +1,146 @@
+"""The train job: a model learns from a data set of clips, alone in this process or on Ray Train.
+
+memory-v2v train --data scenes --out trained --config configs/mini-cpu.yaml
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jobs.config import TrainConfig
+from jobs.edit import DONE, FAILED, UsageError, writable_folder
+from jobs.model import resolve
+from jobs.progress import duration
+from jobs.synthesize import megabytes
+from pipeline.training.recipe import Recipe
+from storage.location import local_path
+
+
+@dataclass
+class TrainJob:
+    """What `memory-v2v train` was asked to do. workers: processes on Ray, 0 for this one alone."""
+
+    data: str
+    out: str
+    model: str = "mini-cpu"
+    workers: int = 0
+    config: TrainConfig = field(default_factory=TrainConfig)
+    recipe: Recipe = field(default_factory=Recipe)
+    dry_run: bool = False
+
+
+def train(job: TrainJob) -> int:
+    """Run the job; the exit code: 0 done, 1 the training broke off. Raises ValueErrors of one line before any work."""
+    import torch
+
+    from actors.training import MODEL, TrainingSetup
+    from storage.clips import ClipDataset
+
+    out = local_path(writable_folder(job.out, create=not job.dry_run))
+    if out is None:
+        raise UsageError(f"--out is {job.out}, expected a folder that all nodes mount: checkpoints are renamed in place")
+    model = resolve(job.model, seed=job.config.seed)
+    data = ClipDataset.open(job.data)
+    clips = data.clips("train")
+    if not clips:
+        raise UsageError(f"{job.data}: has no clips for training; synthesize more scenes")
+    config = dataclasses.replace(
+        job.config,
+        height=job.config.height or clips[0].height,
+        width=job.config.width or clips[0].width,
+        frames=job.config.frames or model.spec.segment_frames,
+    )
+    multiple = model.spec.size_multiple
+    if config.height % multiple or config.width % multiple or config.frames != model.spec.frames_for(config.frames):
+        raise UsageError(
+            f"windows of {config.frames} frames of {config.width}x{config.height}: this model takes multiples of "
+            f"{multiple} pixels and, of so many frames, {model.spec.frames_for(config.frames)}; set height, width, frames"
+        )
+    names = {each.name for each in dataclasses.fields(TrainingSetup)}
+    settings = {key: value for key, value in dataclasses.asdict(config).items() if key in names}
+    setup = TrainingSetup(
+        data=data.url,
+        out=out,
+        model=model.folder,
+        recipe=job.recipe,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        **settings,
+    )
+    _describe(job, setup, model.spec, len(clips))
+    if job.dry_run:
+        return DONE
+    try:
+        _run(job, setup)
+    except RuntimeError as error:
+        _say(f"failed: {error}; the newest checkpoint stays, the same command goes on from there")
+        return FAILED
+    _say(f"done: {Path(out) / MODEL}, to be used as --model; {Path(out) / 'log.jsonl'} has the figures")
+    return DONE
+
+
+def _run(job: TrainJob, setup: Any) -> None:
+    report = TrainingProgress(setup.recipe)
+    if not job.workers:
+        from actors.training import train as loop
+
+        loop(setup, report=report)
+        return
+    from actors.cluster import connect, nodes, places
+    from actors.training_on_ray import train_on_ray
+
+    connect()
+    where = places(job.workers, setup.threads, nodes())
+    train_on_ray(setup, job.workers, retries=job.config.retries, cpus=where.num_cpus, report=report)
+
+
+class TrainingProgress:
+    """One line for every line of the log."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.steps = recipe.steps
+        self.targets = recipe.batch * recipe.targets
+
+    def __call__(self, figures: dict[str, Any]) -> None:
+        step = figures["step"]
+        if "loss" in figures:
+            left = (self.steps - step) * self.targets / figures["targets_per_s"]
+            line = f"loss {figures['loss']:.4f} | {figures['targets_per_s']:.1f} targets/s | ETA {duration(left)}"
+        else:
+            line = " | ".join(f"{name} {value:.3g}" for name, value in figures.items() if name != "step")
+        print(f"step {step}/{self.steps} | {line}", file=sys.stderr, flush=True)
+
+
+def _describe(job: TrainJob, setup: Any, spec: Any, clips: int) -> None:
+    """What will be trained, and what it will take."""
+    import torch
+
+    from actors.training import trained_names
+    from pipeline.training.estimate import estimate, measured_rate
+    from pipeline.transformer import MemoryWanTransformer3DModel
+
+    with torch.device("meta"):
+        network = MemoryWanTransformer3DModel.from_config(
+            MemoryWanTransformer3DModel.load_config(setup.model, subfolder="transformer")
+        )
+    time, scale = spec.compression
+    latent = 1 + (setup.frames - 1) // time, setup.height // scale, setup.width // scale
+    found = estimate(network, setup.recipe, latent, trained_names(setup), setup.gradient_checkpointing)
+    rate = measured_rate(setup.device, getattr(torch, setup.precision), setup.threads)
+    processes, recipe = max(1, job.workers), setup.recipe
+    _say(
+        f"{job.model}: {found.trained / 1e6:.1f} of {found.parameters / 1e6:.1f} M parameters, {recipe.steps} steps of "
+        f"{processes} x {recipe.batch} scenes x {recipe.targets} targets, each {setup.frames} frames of "
+        f"{setup.width}x{setup.height}, from {clips:,} clips"
+    )
+    _say(
+        f"about {megabytes(found.memory)} of memory per process, and {duration(recipe.steps * found.operations / rate)} "
+        f"or more, at the {rate / 1e9:,.0f} GFLOP/s of a matrix product on this machine"
+    )
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,79 @@
+"""What a training will take, before it begins: from shapes alone, and one measured rate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """parameters, trained: counts. memory: bytes of one process, weights to activations. operations: of one step of one
+    process, two per multiply-add."""
+
+    parameters: int
+    trained: int
+    memory: float
+    operations: float
+
+
+def estimate(
+    transformer: Any,
+    recipe: Recipe,
+    latent: tuple[int, int, int],
+    trainable: Callable[[str], bool] | None,
+    checkpointing: bool = False,
+) -> Estimate:
+    """transformer: a `MemoryWanTransformer3DModel`, on the meta device if you like; the text encoder is left out.
+    latent: (T, H, W) of a window. trainable: which parameters take part, None for all."""
+    config = transformer.config
+    dim = config.num_attention_heads * config.attention_head_dim
+    counts = [size // patch for size, patch in zip(latent, config.patch_size, strict=True)]
+    window = counts[0] * counts[1] * counts[2]
+    memory = sum(_tokens(window, transformer.kernel_of(rank)) for rank in range(recipe.memories)) / 2  # on average
+    conditioning = window + memory * (1 - recipe.memory_dropout)
+    block = sum(each.numel() for each in transformer.blocks.parameters())
+    targets = recipe.batch * recipe.targets
+    # Forwards, and twice that backwards: a parameter meets every token once; queries meet keys twice.
+    linear = 2 * block * (targets * window + recipe.batch * conditioning)
+    keys = window + conditioning
+    attention = 4 * len(transformer.blocks) * dim * (targets * window * keys + recipe.batch * conditioning**2)
+    parameters = sum(each.numel() for each in transformer.parameters())
+    names = transformer.named_parameters()
+    trained = sum(each.numel() for name, each in names if trainable is None or trainable(f"transformer.{name}"))
+    # Kept per token and block for the way back: about a dozen vectors of the model's width and three of the ffn's.
+    width = dim if checkpointing else 12 * dim + 3 * config.ffn_dim
+    kept = 4 * width * len(transformer.blocks) * (targets * window + recipe.batch * conditioning)
+    # weights; of the trained ones gradients, their averages and at most two moments
+    memory_bytes = 4 * parameters + 4 * 4 * trained + kept
+    return Estimate(parameters, trained, memory_bytes, 3 * (linear + attention) * (4 / 3 if checkpointing else 1))
+
+
+def _tokens(window: int, kernel: tuple[int, int, int]) -> float:
+    return window / (kernel[0] * kernel[1] * kernel[2])
+
+
+def measured_rate(device: str, precision: torch.dtype, threads: int) -> float:
+    """Operations per second of a matrix product that is no larger than a small model's: what a step reaches at best."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        side = 4096 if device == "cuda" else 512
+        one = torch.rand(side, side, device=device, dtype=precision)
+        best = 0.0
+        for _ in range(5):
+            began = time.perf_counter()
+            for _ in range(4):
+                one @ one
+            if device == "cuda":
+                torch.cuda.synchronize()
+            best = max(best, 4 * 2 * side**3 / (time.perf_counter() - began))
+        return best
+    finally:
+        torch.set_num_threads(before)
