@@ -4,6 +4,7 @@ scene = random_scene(seed=0)
 cameras = paths(scene, seed=0, count=4, frames=48, rate=12.0, aspect=4 / 3)
 edit = paired_edit(scene, seed=0)  # edit.instruction, edit.scene
 views = render([scene], c2w, intrinsics, times, height=48, width=64)  # colour, depth, objects
+where, seen = correspondence(depth_a, c2w_a, intrinsics_a, depth_b, c2w_b, intrinsics_b)  # of two views' pixels
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 
 from pipeline.trajectory import default_intrinsics
 
+from .correspondence import correspondence, motions, sampled
 from .paired_edit import PairedEdit, paired_edit, seen_edit
 from .paths import free, paths, pose
 from .random_scene import random_scene
@@ -22,8 +24,9 @@ from .scene import Light, Material, Motion, Scene, Thing
 FRAMES_PER_SECOND = 24
 
 __all__ = [
-    "FRAMES_PER_SECOND", "SKY", "Light", "Material", "Motion", "PairedEdit", "Scene", "Thing", "Views", "free",
-    "paired_edit", "paths", "pose", "random_scene", "render", "render_clip", "seen_edit",
+    "FRAMES_PER_SECOND", "SKY", "Light", "Material", "Motion", "PairedEdit", "Scene", "Thing", "Views",
+    "correspondence", "free", "motions", "paired_edit", "paths", "pose", "random_scene", "render", "render_clip",
+    "sampled", "seen_edit",
 ]  # fmt: skip
 
 

@@ -84,7 +84,7 @@ def _beside(scene: Scene, random: np.random.Generator, start: Array) -> Array:
 
 
 def pose(place: Array, yaw: float, pitch: float) -> Array:
-    """(3, 4) camera-to-world at a place; yaw about the vertical, positive to the right, then pitch, positive upwards."""
+    """(3, 4) camera-to-world at a place; yaw about the vertical, positive to the right, then pitch, positive up."""
     cy, sy, cp, sp = math.cos(yaw), math.sin(yaw), math.cos(pitch), math.sin(pitch)
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_x = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
