@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from pipeline.scenes import Scene, paths, random_scene, render, seen_edit
+from pipeline.scenes import Scene, random_scene, random_shots, render, seen_edit, shot_numbers, shot_paths
+from pipeline.scenes.shots import check_shots
 from pipeline.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ class Filming:
 
     height, width: pixels. frames: of every clip. cameras: of the scene as it was. edits: edited variants, each filmed
     by edited_cameras of them (at most all), the source's first. rates: frames per second, one drawn per scene.
-    channels: "depth", "objects" or both. samples: rays per pixel and axis.
+    channels: "depth", "objects" or both. samples: rays per pixel and axis. licence: of what is rendered.
+    shots: into which all cameras of a scene cut their clips.
     """
 
     height: int
@@ -47,6 +49,10 @@ class Filming:
     channels: tuple[str, ...]
     samples: int
     licence: str
+    shots: int = 1
+
+    def __post_init__(self) -> None:
+        check_shots(self.frames, self.shots)
 
     @property
     def clips(self) -> int:
@@ -81,15 +87,18 @@ def scene_rows(seed: int, filming: Filming) -> list[ClipRow]:
     """All clips of the scene `seed`, in the order of their rows: as it was by every camera, then edit after edit."""
     scene = random_scene(seed)
     rate = float(np.random.default_rng([seed, RATE_STREAM]).choice(filming.rates))
-    cameras = paths(scene, seed, filming.cameras, filming.frames, rate, filming.width / filming.height)
-    rows = [_clip(scene, seed, 0, "", camera, path, rate, filming) for camera, path in enumerate(cameras)]
+    shots = random_shots(seed, filming.frames, filming.shots)
+    numbers = shot_numbers(shots)
+    cameras = shot_paths(scene, shots, filming.cameras, rate, filming.width / filming.height)
+    rows = [_clip(scene, seed, 0, "", camera, path, numbers, rate, filming) for camera, path in enumerate(cameras)]
     draw = np.random.default_rng([seed, EDIT_STREAM])
     for variant in range(1, filming.edits + 1):
         edit = seen_edit(scene, int(draw.integers(1 << 31)), cameras[0], rate)
         # The source's camera sees every edit; the others take turns, so that any of them may be asked for.
         others = [1 + (variant - 1 + turn) % (filming.cameras - 1) for turn in range(filming.edited_cameras - 1)]
         for camera in sorted([0, *others]):
-            rows.append(_clip(edit.scene, seed, variant, edit.instruction, camera, cameras[camera], rate, filming))
+            path = cameras[camera]
+            rows.append(_clip(edit.scene, seed, variant, edit.instruction, camera, path, numbers, rate, filming))
     return rows
 
 
@@ -100,6 +109,7 @@ def _clip(
     instruction: str,
     camera: int,
     path: Trajectory,
+    shots: np.ndarray,
     rate: float,
     filming: Filming,
 ) -> ClipRow:
@@ -123,7 +133,7 @@ def _clip(
         instruction=instruction,
         rate=rate,
         trajectory=path,
-        shots=np.zeros(len(path), np.int32),
+        shots=shots,
         licence=filming.licence,
         source="",
         video=views.colour[0].numpy(),

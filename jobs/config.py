@@ -94,6 +94,7 @@ class SynthesizeConfig:
     frames: int = bits(48, "of every clip")
     rates: list[float] = bits([12.0, 24.0], "frames per second, one of which is drawn for every scene")
     samples: int = bits(1, "rays per pixel and axis")
+    shots: int = bits(1, "into which a clip is cut: new viewpoints, and from the third on returns to earlier ones")
     depth: bool = bits(False, "keep the depth of every pixel: four bytes beside three of colour")
     objects: bool = bits(False, "keep which object every pixel shows: one byte more")
     # what is in a scene
@@ -154,7 +155,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
 MINIMUM = {
     "segment_frames": 1, "overlap": 0, "k": 0, "radius": 1e-6, "points": 64, "steps": 1, "guidance": 0, "shift": 1e-6,
     "threads": 1, "workers": 0, "retries": 0, "failure_budget": 0, "fingerprint_threads": 1, "crf": 0,
-    "height": 8, "width": 8, "frames": 1, "samples": 1, "cameras": 1, "edits": 0, "edited_cameras": 1,
+    "height": 8, "width": 8, "frames": 1, "samples": 1, "shots": 1, "cameras": 1, "edits": 0, "edited_cameras": 1,
     "commit_mb": 0, "lora_rank": 1, "checkpoint_minutes": 0, "validate_every": 1, "validation_batches": 1,
     "sheet_every": 1,
 }  # fmt: skip
@@ -196,11 +197,9 @@ def load_synthesize_config(overrides: Sequence[str] = ()) -> SynthesizeConfig:
 
 
 def load_train_config(values: dict[str, Any], overrides: Sequence[str] = ()) -> tuple[TrainConfig, Recipe]:
-    """Defaults, then a file's values, then overrides; `targets` is 1 with joint attention unless said otherwise."""
+    """Defaults, then a file's values, then overrides."""
     assigned = dict(values) | _read(overrides, {**TrainConfig.__annotations__, **Recipe.__annotations__})
     ours = {key for key in assigned if key in TrainConfig.__annotations__}
-    if assigned.get("attention") == "joint":
-        assigned.setdefault("targets", 1)
     config = _assigned(TrainConfig, {key: value for key, value in assigned.items() if key in ours}, (), "train")
     rest = {key: value for key, value in assigned.items() if key not in ours}
     try:
@@ -211,7 +210,7 @@ def load_train_config(values: dict[str, Any], overrides: Sequence[str] = ()) -> 
 
 
 def _read(overrides: Sequence[str], types: Mapping[str, str]) -> dict[str, Any]:
-    """`key=value` texts as values. Text stays as it was typed: YAML would read a size of 0x8 as a hexadecimal number."""
+    """`key=value` texts as values. Text stays as typed: YAML would read a size of 0x8 as a hexadecimal number."""
     values = {}
     for override in overrides:
         key, _, text = override.partition("=")

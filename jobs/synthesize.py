@@ -80,6 +80,7 @@ def filming_of(config: SynthesizeConfig) -> Filming:
         channels=tuple(name for name in ("depth", "objects") if getattr(config, name)),
         samples=config.samples,
         licence=RENDERED_LICENCE,
+        shots=config.shots,
     )
 
 
@@ -99,10 +100,12 @@ def _open(url: str, config: SynthesizeConfig) -> ClipDataset | None:
             f"{url}: was made by generator {data.metadata['generator']}, expected {GENERATOR}; choose another --out"
         )
     made, asked = json.loads(data.metadata["config"]), bits_of(config)
+    defaults = bits_of(SynthesizeConfig())  # of settings younger than the data set: it was made as by them
     for key in asked:
-        if made.get(key) != asked[key]:
+        was = made.get(key, defaults[key])
+        if was != asked[key]:
             raise StorageError(
-                f"{url}: was made with {key}={json.dumps(made.get(key))}, asked for is {json.dumps(asked[key])}; give "
+                f"{url}: was made with {key}={json.dumps(was)}, asked for is {json.dumps(asked[key])}; give "
                 "the same settings to go on with it, or choose another --out"
             )
     return data

@@ -20,13 +20,14 @@ from .paths import free, paths, pose
 from .random_scene import random_scene
 from .render import SKY, Views, render
 from .scene import Light, Material, Motion, Scene, Thing
+from .shots import Shot, random_shots, shot_numbers, shot_paths
 
 FRAMES_PER_SECOND = 24
 
 __all__ = [
-    "FRAMES_PER_SECOND", "SKY", "Light", "Material", "Motion", "PairedEdit", "Scene", "Thing", "Views",
-    "correspondence", "free", "motions", "paired_edit", "paths", "pose", "random_scene", "render", "render_clip",
-    "sampled", "seen_edit",
+    "FRAMES_PER_SECOND", "SKY", "Light", "Material", "Motion", "PairedEdit", "Scene", "Shot", "Thing",
+    "Views", "correspondence", "free", "motions", "paired_edit", "paths", "pose", "random_scene", "random_shots",
+    "render", "render_clip", "sampled", "seen_edit", "shot_numbers", "shot_paths",
 ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from pipeline.trajectory import Trajectory
 
 from .random_scene import PATTERNS, WORDS, random_material, random_thing
 from .render import render
-from .scene import SHAPES, Light, Material, Scene, Thing
+from .scene import SHAPES, Colour, Light, Material, Scene, Thing
 
 KINDS = ("recolour", "retexture", "add", "remove", "replace", "light")
 SHARES = (0.45, 0.15, 0.1, 0.08, 0.07, 0.15)
@@ -48,8 +48,8 @@ def paired_edit(scene: Scene, seed: int) -> PairedEdit:
             material = random_material(random, word, texture.strip() or "plain")
             things = (*scene.things, replace(added, material=material))
             words = str(random.choice(["add a {}", "put a {} on the floor", "place a {} there"]))
-            new = replace(scene, things=things)
-            return PairedEdit(kind, words.format(f"{texture}{word} {shape}"), new, len(things) - 1)
+            after = replace(scene, things=things)
+            return PairedEdit(kind, words.format(f"{texture}{word} {shape}"), after, len(things) - 1)
         kind = "recolour"
     index = int(random.integers(len(scene.things)))
     thing = scene.things[index]
@@ -115,11 +115,11 @@ def _light(scene: Scene, random: np.random.Generator) -> PairedEdit:
     light, dim = scene.light, float(random.uniform(0.3, 0.5))
 
     def tinted(red: float, green: float, blue: float) -> Light:
-        tint = (red, green, blue)
-        ambient = tuple(a * t for a, t in zip(light.ambient, tint, strict=True))
-        sky = tuple(tuple(s * t for s, t in zip(each, tint, strict=True)) for each in light.sky)
-        colour = tuple(c * t for c, t in zip(light.colour, tint, strict=True))
-        return replace(light, ambient=ambient, sky=sky, colour=colour)
+        def by(colour: Colour) -> Colour:
+            return colour[0] * red, colour[1] * green, colour[2] * blue
+
+        high, low = light.sky
+        return replace(light, ambient=by(light.ambient), sky=(by(high), by(low)), colour=by(light.colour))
 
     choices: dict[str, Light] = {
         "make it night": tinted(0.35 * dim, 0.42 * dim, 1.1 * dim),

@@ -33,7 +33,7 @@ def paths(scene: Scene, seed: int, count: int, frames: int, rate: float, aspect:
         own = lens if random.random() < 0.7 else default_intrinsics(aspect, float(random.uniform(42, 75)))
         if number % 2:
             path = preset(order[number // 2 % len(order)], frames, own).c2w
-            if random.random() < 0.3:  # and back to where it began
+            if random.random() < 0.3 and frames > 1:  # and back to where it began
                 back = preset(order[number // 2 % len(order)], frames - frames // 2, own).c2w[::-1]
                 path = np.concatenate([preset(order[number // 2 % len(order)], frames // 2, own).c2w, back])
             result.append(_free(scene, start, path, own))

@@ -31,10 +31,10 @@ def random_scene(seed: int) -> Scene:
     """A room (7 of 10) or an open ground with four to eight things, told apart by colour and shape."""
     random = np.random.default_rng([seed, 0x5CE])
     indoors = random.random() < 0.7
-    half = (random.uniform(2.2, 3.4), random.uniform(1.2, 1.6), random.uniform(2.4, 3.6))
+    half = (float(random.uniform(2.2, 3.4)), float(random.uniform(1.2, 1.6)), float(random.uniform(2.4, 3.6)))
     if not indoors:
-        half = (5.0, random.uniform(1.1, 1.5), 5.0)
-    scene = Scene(tuple(float(each) for each in half), _walls(random, indoors), (), _light(random, indoors, half), seed)
+        half = (5.0, float(random.uniform(1.1, 1.5)), 5.0)
+    scene = Scene(half, _walls(random, indoors), (), _light(random, indoors, half), seed)
     things: list[Thing] = []
     for number in range(int(random.integers(4, 9))):
         moving = number < int(random.integers(0, 3))
@@ -62,15 +62,14 @@ def random_thing(
         name = word or str(random.choice(list(WORDS)))
         if (name, kind) in taken:
             continue
-        wide = random.uniform(0.22, 0.48)
-        tall = wide if kind == "ball" else random.uniform(0.25, 0.85)
-        size = (wide, tall, wide if kind != "box" else random.uniform(0.22, 0.48))
+        wide = float(random.uniform(0.22, 0.48))
+        tall = wide if kind == "ball" else float(random.uniform(0.25, 0.85))
+        size = (wide, tall, wide if kind != "box" else float(random.uniform(0.22, 0.48)))
         motion = _motion(random) if moving else Motion()
         place = random.uniform(-1, 1, 2) * (x - 0.6, z - 0.6)
         centre = (float(place[0]), floor - tall - (0.3 if motion.swing else 0.0), float(place[1]))
         thing = Thing(
-            kind, name, random_material(random, name), centre, tuple(float(each) for each in size),
-            float(random.uniform(-0.8, 0.8)), motion,
+            kind, name, random_material(random, name), centre, size, float(random.uniform(-0.8, 0.8)), motion,
         )  # fmt: skip
         apart = all(
             math.dist(centre[::2], each.centre[::2]) > 0.55 * (thing.radius + each.radius) + 0.1 for each in others
