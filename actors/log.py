@@ -21,6 +21,8 @@ class Log:
         self.count = self.targets = 0
         self.began = time.monotonic()
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not step:
+            path.unlink()
         if path.exists():
             lines = path.read_text().splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]

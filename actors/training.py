@@ -1,14 +1,12 @@
 """The training loop: what every process of a training runs, alone or as one of several.
 
 A process draws its own samples from (seed, step, rank), so what is trained on does not depend on who was restarted
-when. Only the first process validates, draws sheets and writes checkpoints; whoever starts resumes from the newest one.
+when; where parameters are spread over the processes, these draw alike what decides which layers run. Only the first
+process writes log, sheets and checkpoints; whoever starts resumes from the newest one.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,13 +17,19 @@ import numpy as np
 import torch
 
 from actors.log import Log
-from actors.training_data import Windows, ahead, encoder
+from actors.training_data import Encoded, Windows, ahead
+from actors.training_latents import Kept, latents_folder
+from actors.training_model import save_model
+from pipeline.clip import Clip
+from pipeline.codec import load_codec
 from pipeline.memory_pipeline import MemoryV2VPipeline
-from pipeline.training.batch import Batch, collate
+from pipeline.training.batch import Batch, Encode, collate
 from pipeline.training.network import Network, memory_kernels
 from pipeline.training.recipe import Recipe
 from pipeline.training.samples import Corpus
+from pipeline.training.sharding import agreed, whole
 from pipeline.training.trainer import Trainer
+from pipeline.training.tuning import add_lora, takes_part
 from pipeline.training.validation import validate, validation_batches, validation_recipe
 
 LOG, MODEL, CHECKPOINTS, SHEETS = "log.jsonl", "model", "checkpoints", "sheets"
@@ -36,8 +40,9 @@ class TrainingSetup:
     """Paths and numbers only, so that any process can be started from it.
 
     data: a data set of clips. out: folder of log, checkpoints, sheets and the trained model. model: folder of the
-    pipeline to begin from. height, width, frames: of a window. tune: "all", or "paper" for what the paper tunes.
-    precision: "float32" or "bfloat16" for the matrix products. threads: of torch, per process.
+    pipeline to begin from. height, width, frames: of a window. tune: "all", "paper" for what the paper tunes, or "lora"
+    for adapters of `lora_rank`. precision: "float32" or "bfloat16" for the matrix products. threads: of torch, per
+    process. sharding: "none", or "full" where parameters are spread over the processes. latents: keep them on disk.
     """
 
     data: str
@@ -59,6 +64,9 @@ class TrainingSetup:
     validate_every: int = 500
     validation_batches: int = 4
     sheet_every: int = 1000
+    lora_rank: int = 16
+    sharding: str = "none"
+    latents: bool = False
 
 
 def train(
@@ -66,10 +74,12 @@ def train(
     rank: int = 0,
     wrap: Callable[[Network], Any] = lambda network: network,
     report: Callable[[dict[str, Any]], None] = lambda figures: None,
+    processes: int = 1,
 ) -> None:
     """Train to the last step, going on from the newest checkpoint. report: called with every line of the log.
 
-    Raises DivergedError where the loss is no number any more; the newest checkpoint stays as it was before.
+    Raises DivergedError where the loss is no number any more, StorageFault where the disk is full; the newest
+    checkpoint stays as it was before.
     """
     # Here and not at the top: Lance does not survive a fork, so only the process that reads may import it.
     from storage.checkpoints import Checkpoints
@@ -79,88 +89,106 @@ def train(
         torch.set_num_threads(setup.threads)
     pipe = MemoryV2VPipeline.from_pretrained(setup.model).to(setup.device)
     begun = pipe.config.trained_steps
+    if setup.recipe.camera_dropout and pipe.transformer.config.positions == "frustum":
+        raise ValueError("camera_dropout: this model places tokens on camera rays and has none without; set it to 0")
+    if setup.tune == "lora":
+        add_lora(pipe.transformer, setup.lora_rank, setup.seed)
     if setup.gradient_checkpointing:
         pipe.transformer.enable_gradient_checkpointing()
     if setup.compile:
         pipe.transformer.compile_repeated_blocks()
     network = Network(pipe, setup.attention, getattr(torch, setup.precision))
-    trainer = Trainer(network, setup.recipe, setup.seed, rank, trained_names(setup), wrap)
+    trainer = Trainer(network, setup.recipe, setup.seed, rank, takes_part(setup.tune), wrap)
     checkpoints = Checkpoints(Path(setup.out) / CHECKPOINTS)
-    found = checkpoints.latest()
-    if found is not None:
-        trainer.load_state_dict(found[1])
+    if (found := checkpoints.latest()) is not None:
+        try:
+            trainer.load_state_dict(found[1])
+        except ValueError as error:
+            raise ValueError(f"{checkpoints.path(found[0])}: {error}; choose another --out") from None
     log = Log(Path(setup.out) / LOG, trainer.step, report) if rank == 0 else None
 
     data = ClipDataset.open(setup.data)
-    windows = Windows(data, setup.height, setup.width)
-    encode, every = encoder(pipe.codec), pipe.codec.temporal_compression
-    corpus = Corpus(data.clips("train"), setup.frames, setup.recipe)
+    encode: Encode = Encoded(Windows(data, setup.height, setup.width), load_codec(setup.model, setup.device))
+    every = pipe.codec.temporal_compression
+    clips, unseen = data.clips("train"), data.clips("validation")
+    corpus = Corpus(clips, setup.frames, setup.recipe)
+    if setup.latents:
+        encode = _kept(setup, encode, data, [*clips, *unseen], log, trainer.step, rank, processes)
     kernels = len(memory_kernels(pipe))
+    spread = setup.sharding == "full"
 
     def make(step: int) -> Batch:
         random = np.random.default_rng([setup.seed, step, rank])
-        return collate(corpus.draw(random, tokenizers=kernels), windows, encode, every)
+        common = np.random.default_rng([setup.seed, step]) if spread else None
+        return collate(corpus.draw(random, tokenizers=kernels, common=common), encode, every)
 
     held_out: list[Batch] = []
-    if rank == 0 and (clips := data.clips("validation")):
-        unseen = Corpus(clips, setup.frames, validation_recipe(setup.recipe))
-        held_out = validation_batches(unseen, windows, encode, setup.validation_batches, every)
+    if unseen and (rank == 0 or spread):
+        corpus_unseen = Corpus(unseen, setup.frames, validation_recipe(setup.recipe))
+        held_out = validation_batches(corpus_unseen, encode, setup.validation_batches, every)
+
+    def measure() -> None:
+        figures = validate(trainer, held_out, _std(pipe))
+        if log is not None:
+            log.write({"step": trainer.step, **figures})
+
+    def draw_sheet() -> None:
+        from actors.training_sheet import write_sheet
+
+        with trainer.averaged():
+            path = Path(setup.out) / SHEETS / f"step-{trainer.step:08d}.png"
+            write_sheet(pipe, held_out, path if rank == 0 else None)
 
     def save() -> None:
-        checkpoints.save(trainer.step, trainer.state_dict())
+        # The model first: a training that has its last checkpoint has all that comes before.
         with trainer.averaged():
-            pipe.register_to_config(trained_steps=begun + trainer.step)
-            _save_model(pipe, Path(setup.out) / MODEL)
+            weights = {name: whole(each.detach()) for name, each in trainer.parameters.items()}
+            if rank == 0:
+                pipe.register_to_config(trained_steps=begun + trainer.step)
+                save_model(pipe, weights, setup.model, Path(setup.out) / MODEL, lora=setup.tune == "lora")
+        state = trainer.state_dict()
+        if rank == 0:
+            checkpoints.save(trainer.step, state)
 
+    if log is not None and found is not None:
+        log.write({"step": trainer.step, "resumed": 1})
+    elif held_out:
+        measure()
     saved = time.monotonic()
     for batch in ahead(make, trainer.step, setup.recipe.steps):
         figures = trainer.train_step(batch.to(setup.device))
-        if log is None:
+        if rank and not spread:
             continue
-        log.step(trainer.step, len(batch.clean), figures)
         began = time.monotonic()
+        if log is not None:
+            log.step(trainer.step, len(batch.clean), figures)
         last = trainer.step == setup.recipe.steps
         if held_out and (trainer.step % setup.validate_every == 0 or last):
-            log.write({"step": trainer.step, **validate(trainer, held_out, _std(pipe))})
+            measure()
         if held_out and (trainer.step % setup.sheet_every == 0 or last):
-            from actors.training_sheet import write_sheet
-
-            with trainer.averaged():
-                write_sheet(pipe, held_out, Path(setup.out) / SHEETS / f"step-{trainer.step:08d}.png")
-        if last or time.monotonic() - saved > 60 * setup.checkpoint_minutes:
+            draw_sheet()
+        due = last or time.monotonic() - saved > 60 * setup.checkpoint_minutes
+        if agreed(due) if spread else due:
             save()
             saved = time.monotonic()
-        log.paused(time.monotonic() - began)
+        if log is not None:
+            log.paused(time.monotonic() - began)
 
 
-def trained_names(setup: TrainingSetup) -> Callable[[str], bool] | None:
-    """Which parameters take part; None for all."""
-    return paper_tunes if setup.tune == "paper" else None
-
-
-def paper_tunes(name: str) -> bool:
-    """Whether the paper tunes a parameter: self-attention, projector, camera encoders, tokenizers, compressors."""
-    parts = ("attn1.", "projector.", "cam_encoder.", "camera_embedding.", "tokenizers.", "compressor.")
-    return name.startswith("transformer.") and any(part in name for part in parts)
+def _kept(
+    setup: TrainingSetup, encode: Encoded, data: Any, clips: list[Clip], log: Log | None, step: int, *share: int
+) -> Encode:
+    """`encode` with its latents on disk, after this process has made its share of them."""
+    folder = latents_folder(setup.out, setup.model, setup.height, setup.width)
+    kept = Kept(encode, folder, data.rows(["sha256"])["sha256"].to_pylist())
+    said = time.monotonic()
+    for made, count in kept.fill(clips, setup.frames, *share):
+        if log is not None and (made == count or time.monotonic() - said > 30):
+            log.write({"step": step, "encoded": made, "encoded_of": count})
+            said = time.monotonic()
+    return kept
 
 
 def _std(pipe: MemoryV2VPipeline) -> float:
     """Grey levels of 1 per unit of the latent, where latents are pixels; else PSNR is that of latents."""
     return float(getattr(pipe.vae.config, "std", 1.0))
-
-
-def _save_model(pipe: MemoryV2VPipeline, folder: Path) -> None:
-    """Write it beside its place and exchange the two: a reader finds a whole model."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".model."))
-    os.chmod(fresh, 0o755)
-    try:
-        pipe.save_pretrained(fresh)
-        old = fresh.with_name(fresh.name + ".old")
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(fresh, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-

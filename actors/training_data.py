@@ -1,4 +1,4 @@
-"""Windows of a data set of clips as a training takes them: at its size, and read ahead."""
+"""Windows of a data set of clips as a training takes them: at its size, encoded, and read ahead."""
 
 from __future__ import annotations
 
@@ -41,9 +41,16 @@ def resized(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return planes.unflatten(1, (-1, 3)).permute(0, 1, 3, 4, 2).contiguous()
 
 
-def encoder(codec: Codec) -> Callable[[torch.Tensor], torch.Tensor]:
-    """(N, T, H, W, 3) uint8 to latents (N, C, T', H', W') float32."""
-    return lambda frames: torch.stack([codec.encode(each) for each in frames])
+class Encoded:
+    """Latents of windows. The codec is this object's own: a Wan VAE keeps state while it works, and windows are encoded
+    in a thread of their own."""
+
+    def __init__(self, windows: Windows, codec: Codec) -> None:
+        self.windows, self.codec = windows, codec
+
+    def __call__(self, windows: Sequence[Window], length: int) -> torch.Tensor:
+        """(N, C, T', H', W') float32."""
+        return torch.stack([self.codec.encode(each) for each in self.windows(windows, length)])
 
 
 def ahead(make: Callable[[int], Batch], first: int, stop: int) -> Iterator[Batch]:

@@ -15,12 +15,14 @@ from typing import Any
 
 import ray.train
 import ray.train.torch
+import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
 from actors.log import follow
 from actors.training import LOG, TrainingSetup, train
 from pipeline.training.network import Network
 from pipeline.training.recipe import Recipe
+from pipeline.training.sharding import spread
 
 
 class TrainingFailed(RuntimeError):
@@ -58,7 +60,11 @@ def train_on_ray(
 
 def _process(config: dict[str, Any]) -> None:
     setup = TrainingSetup(**{**config, "recipe": Recipe(**config["recipe"])})
-    train(setup, ray.train.get_context().get_world_rank(), averaging)
+    if setup.device == "cuda":
+        torch.cuda.set_device(ray.train.torch.get_device())
+    context = ray.train.get_context()
+    wrap = spread if setup.sharding == "full" else averaging
+    train(setup, context.get_world_rank(), wrap, processes=context.get_world_size())
 
 
 def averaging(network: Network) -> Any:

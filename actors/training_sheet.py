@@ -20,8 +20,9 @@ SEED = 72
 
 
 @torch.no_grad()
-def write_sheet(pipe: MemoryV2VPipeline, batches: Sequence[Batch], path: Path) -> None:
-    """The last frame of the first sample of up to ROWS batches, every task in turn."""
+def write_sheet(pipe: MemoryV2VPipeline, batches: Sequence[Batch], path: Path | None) -> None:
+    """The last frame of the first sample of up to ROWS batches, every task in turn. path: None draws without writing,
+    for processes that hold a share of the model."""
     per_task = max(1, ROWS // 3)
     chosen: list[Batch] = []
     for task in dict.fromkeys(each.draw.task for each in batches):
@@ -39,8 +40,9 @@ def write_sheet(pipe: MemoryV2VPipeline, batches: Sequence[Batch], path: Path) -
                 tile = Image.fromarray(picture).resize((TILE, TILE), Image.Resampling.BICUBIC)
                 sheet.paste(tile, (column * (TILE + GAP), y))
         draw.text((0, y + TILE), words, fill="black")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(path)
 
 
 def _row(pipe: MemoryV2VPipeline, batch: Batch) -> tuple[str, list[np.ndarray | None]]:

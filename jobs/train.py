@@ -17,6 +17,7 @@ from jobs.model import resolve
 from jobs.progress import duration
 from jobs.synthesize import megabytes
 from pipeline.training.recipe import Recipe
+from storage.errors import StorageError, StorageFault
 from storage.location import local_path
 
 
@@ -37,13 +38,18 @@ def train(job: TrainJob) -> int:
     """Run the job; the exit code: 0 done, 1 the training broke off. Raises ValueErrors of one line before any work."""
     import torch
 
-    from actors.training import MODEL, TrainingSetup
+    from actors.training import CHECKPOINTS, MODEL, TrainingSetup
+    from pipeline.transformer import MemoryWanTransformer3DModel
+    from storage.checkpoints import Checkpoints
     from storage.clips import ClipDataset
 
     out = local_path(writable_folder(job.out, create=not job.dry_run))
     if out is None:
-        raise UsageError(f"--out is {job.out}, expected a folder that all nodes mount: checkpoints are renamed in place")
+        raise UsageError(f"--out is {job.out}, expected a folder that all nodes mount: files are renamed in place")
     model = resolve(job.model, seed=job.config.seed)
+    attention = MemoryWanTransformer3DModel.load_config(model.folder, subfolder="transformer")["attention"]
+    joint = (job.config.attention or attention) == "joint"  # which has nothing for several targets to share
+    recipe = dataclasses.replace(job.recipe, targets=1) if joint else job.recipe
     data = ClipDataset.open(job.data)
     clips = data.clips("train")
     if not clips:
@@ -58,27 +64,38 @@ def train(job: TrainJob) -> int:
     if config.height % multiple or config.width % multiple or config.frames != model.spec.frames_for(config.frames):
         raise UsageError(
             f"windows of {config.frames} frames of {config.width}x{config.height}: this model takes multiples of "
-            f"{multiple} pixels and, of so many frames, {model.spec.frames_for(config.frames)}; set height, width, frames"
+            f"{multiple} pixels and, of so many frames, {model.spec.frames_for(config.frames)}; set height, width and "
+            "frames"
         )
+    if config.sharding == "full":
+        if job.recipe.optimizer != "adamw":
+            raise UsageError("sharding is full and optimizer muon, which takes whole matrices: set optimizer=adamw")
+        if not job.workers:
+            raise UsageError("sharding is full and --workers 0, expected processes to spread over: set --workers")
     names = {each.name for each in dataclasses.fields(TrainingSetup)}
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key in names}
     setup = TrainingSetup(
         data=data.url,
         out=out,
         model=model.folder,
-        recipe=job.recipe,
+        recipe=recipe,
         device="cuda" if torch.cuda.is_available() else "cpu",
         **settings,
     )
     _describe(job, setup, model.spec, len(clips))
     if job.dry_run:
         return DONE
+    taken = Checkpoints(Path(out) / CHECKPOINTS).steps()
+    if taken and taken[-1] >= recipe.steps:
+        _say(f"nothing to do: {taken[-1]} steps are taken already; for more of them set steps, or choose another --out")
+        return DONE
     try:
         _run(job, setup)
-    except RuntimeError as error:
+    except (RuntimeError, StorageError, StorageFault) as error:
         _say(f"failed: {error}; the newest checkpoint stays, the same command goes on from there")
         return FAILED
-    _say(f"done: {Path(out) / MODEL}, to be used as --model; {Path(out) / 'log.jsonl'} has the figures")
+    use = "to be given to pipe.load_lora_weights" if setup.tune == "lora" else "to be used as --model"
+    _say(f"done: {Path(out) / MODEL}, {use}; {Path(out) / 'log.jsonl'} has the figures")
     return DONE
 
 
@@ -118,27 +135,36 @@ def _describe(job: TrainJob, setup: Any, spec: Any, clips: int) -> None:
     """What will be trained, and what it will take."""
     import torch
 
-    from actors.training import trained_names
     from pipeline.training.estimate import estimate, measured_rate
+    from pipeline.training.tuning import add_lora, takes_part
     from pipeline.transformer import MemoryWanTransformer3DModel
 
+    processes, recipe = max(1, job.workers), setup.recipe
     with torch.device("meta"):
         network = MemoryWanTransformer3DModel.from_config(
             MemoryWanTransformer3DModel.load_config(setup.model, subfolder="transformer")
         )
+        if setup.tune == "lora":
+            add_lora(network, setup.lora_rank)
     time, scale = spec.compression
     latent = 1 + (setup.frames - 1) // time, setup.height // scale, setup.width // scale
-    found = estimate(network, setup.recipe, latent, trained_names(setup), setup.gradient_checkpointing)
+    spread = processes if setup.sharding == "full" else 1
+    found = estimate(network, recipe, latent, takes_part(setup.tune), setup.gradient_checkpointing, spread)
+    beside = sum(
+        file.stat().st_size
+        for part in ("vae", "text_encoder")
+        for file in Path(setup.model, part).glob("*.safetensors")
+    )
     rate = measured_rate(setup.device, getattr(torch, setup.precision), setup.threads)
-    processes, recipe = max(1, job.workers), setup.recipe
     _say(
         f"{job.model}: {found.trained / 1e6:.1f} of {found.parameters / 1e6:.1f} M parameters, {recipe.steps} steps of "
         f"{processes} x {recipe.batch} scenes x {recipe.targets} targets, each {setup.frames} frames of "
         f"{setup.width}x{setup.height}, from {clips:,} clips"
     )
     _say(
-        f"about {megabytes(found.memory)} of memory per process, and {duration(recipe.steps * found.operations / rate)} "
-        f"or more, at the {rate / 1e9:,.0f} GFLOP/s of a matrix product on this machine"
+        f"about {megabytes(found.memory + beside)} of memory per process, and "
+        f"{duration(recipe.steps * found.operations / rate)} or more, at the {rate / 1e9:,.0f} GFLOP/s of a matrix "
+        "product on this machine"
     )
 
 

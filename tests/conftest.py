@@ -51,6 +51,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
+def tiny_scenes(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a data set of a few rendered scenes, for the tiny model to train on."""
+    from tests.training import render_scenes
+
+    return render_scenes(tmp_path_factory.mktemp("scenes"))
+
+
+@pytest.fixture(scope="session")
 def ray_cluster():
     """One Ray for all tests that need one: starting it takes seconds. Four CPUs, whatever the machine has."""
     import ray

@@ -14,10 +14,9 @@ from pipeline.trajectory import Trajectory, compose, inverse
 
 from .samples import Draw, Window
 
-# Pixels of windows of one length, (N, T, H, W, 3) uint8.
-Read = Callable[[Sequence[Window], int], torch.Tensor]
-# Pixels (N, T, H, W, 3) uint8 to normalised latents (N, C, T', H', W') float32.
-Encode = Callable[[torch.Tensor], torch.Tensor]
+# Windows of one length in frames to their normalised latents (N, C, T', H', W') float32.
+Encode = Callable[[Sequence[Window], int], torch.Tensor]
+VIEW = ("poses", "intrinsics", "times")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +60,8 @@ class Batch:
         )
 
 
-def collate(draw: Draw, read: Read, encode: Encode, every: int = 1, changed_above: float = 0.15) -> Batch:
-    """Read and arrange a step's windows.
+def collate(draw: Draw, encode: Encode, every: int = 1, changed_above: float = 0.15) -> Batch:
+    """A step's windows, encoded and arranged.
 
     every: frames per latent frame after the first (the codec's temporal compression). changed_above: a pixel counts as
     changed where the edit moves its latent by more than this, in units of the latent's standard deviation.
@@ -75,11 +74,11 @@ def collate(draw: Draw, read: Read, encode: Encode, every: int = 1, changed_abov
     windows += [each.memories[rank] for rank in range(ranks) for each in samples]
     before = draw.task == "text"
     windows += [each.before for each in samples if each.before is not None] if before else []
-    latents = iter(
-        encode(read(windows, draw.length)).split([targets] + [len(samples)] * (ranks + draw.source + before))
-    )
+    latents = iter(encode(windows, draw.length).split([targets] + [len(samples)] * (ranks + draw.source + before)))
 
     def view(each: Sequence[tuple[Window, Window]]) -> dict[str, Any]:
+        if not draw.cameras:
+            return dict.fromkeys(VIEW)
         return _stack([_view(window, origin, draw.length, every) for window, origin in each])
 
     clean = next(latents)
@@ -119,4 +118,4 @@ def _view(window: Window, origin: Window, length: int, every: int) -> tuple[np.n
 
 def _stack(views: Sequence[tuple[np.ndarray, ...]]) -> dict[str, Any]:
     columns = (torch.tensor(np.stack(each), dtype=torch.float32) for each in zip(*views, strict=True))
-    return dict(zip(("poses", "intrinsics", "times"), columns, strict=True))
+    return dict(zip(VIEW, columns, strict=True))

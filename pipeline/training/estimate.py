@@ -29,9 +29,11 @@ def estimate(
     latent: tuple[int, int, int],
     trainable: Callable[[str], bool] | None,
     checkpointing: bool = False,
+    processes: int = 1,
 ) -> Estimate:
     """transformer: a `MemoryWanTransformer3DModel`, on the meta device if you like; the text encoder is left out.
-    latent: (T, H, W) of a window. trainable: which parameters take part, None for all."""
+    latent: (T, H, W) of a window. trainable: which parameters take part, None for all. processes: over which parameters
+    are spread."""
     config = transformer.config
     dim = config.num_attention_heads * config.attention_head_dim
     counts = [size // patch for size, patch in zip(latent, config.patch_size, strict=True)]
@@ -39,9 +41,11 @@ def estimate(
     memory = sum(_tokens(window, transformer.kernel_of(rank)) for rank in range(recipe.memories)) / 2  # on average
     conditioning = window + memory * (1 - recipe.memory_dropout)
     block = sum(each.numel() for each in transformer.blocks.parameters())
+    crossed = sum(each.numel() for name, each in transformer.blocks.named_parameters() if "attn2" in name)
     targets = recipe.batch * recipe.targets
-    # Forwards, and twice that backwards: a parameter meets every token once; queries meet keys twice.
-    linear = 2 * block * (targets * window + recipe.batch * conditioning)
+    # Forwards, and twice that backwards: a parameter meets every token once; queries meet keys twice. Only targets meet
+    # the text, and of that attention half of the parameters.
+    linear = 2 * ((block - crossed / 2) * targets * window + (block - crossed) * recipe.batch * conditioning)
     keys = window + conditioning
     attention = 4 * len(transformer.blocks) * dim * (targets * window * keys + recipe.batch * conditioning**2)
     parameters = sum(each.numel() for each in transformer.parameters())
@@ -51,7 +55,7 @@ def estimate(
     width = dim if checkpointing else 12 * dim + 3 * config.ffn_dim
     kept = 4 * width * len(transformer.blocks) * (targets * window + recipe.batch * conditioning)
     # weights; of the trained ones gradients, their averages and at most two moments
-    memory_bytes = 4 * parameters + 4 * 4 * trained + kept
+    memory_bytes = (4 * parameters + 4 * 4 * trained) / processes + kept
     return Estimate(parameters, trained, memory_bytes, 3 * (linear + attention) * (4 / 3 if checkpointing else 1))
 
 

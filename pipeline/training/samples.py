@@ -51,7 +51,7 @@ class Draw:
 
     source: the model sees the origin's window. preceding: the first memory is the segment just before. tokenizer: index
     among the model's distinct memory kernels of the one that all memories use, None for the usual by rank.
-    merge_share: None where nothing merges.
+    merge_share: None where nothing merges. cameras: the model is told how cameras move.
     """
 
     task: str
@@ -61,6 +61,7 @@ class Draw:
     preceding: bool
     tokenizer: int | None
     merge_share: float | None
+    cameras: bool = True
 
 
 class Corpus:
@@ -91,18 +92,25 @@ class Corpus:
                 f"or more in one shot among {len(clips)} clips; camera needs two views of a scene, text an edited one"
             )
 
-    def draw(self, random: np.random.Generator, task: str | None = None, tokenizers: int = 2) -> Draw:
-        """The next step's samples. `task` None draws it too; tokenizers: how many distinct ones memories may have."""
-        recipe = self.recipe
+    def draw(
+        self,
+        random: np.random.Generator,
+        task: str | None = None,
+        tokenizers: int = 2,
+        common: np.random.Generator | None = None,
+    ) -> Draw:
+        """The next step's samples. `task` None draws it too; tokenizers: how many distinct ones memories may have.
+        common: decides what samples have in common, where several processes must agree on that; None for `random`."""
+        recipe, common = self.recipe, common or random
         if task is None:
             weights = np.array([self.shares[each] for each in TASKS])
-            task = str(random.choice(TASKS, p=weights / weights.sum()))
+            task = str(common.choice(TASKS, p=weights / weights.sum()))
         dropout = recipe.memory_dropout_text if task == "text" else recipe.memory_dropout
-        count = 0 if random.random() < dropout else int(random.integers(1, recipe.memories + 1))
+        count = 0 if common.random() < dropout else int(common.integers(1, recipe.memories + 1))
         count = max(count, 1) if task == "continue" else count
-        source = task != "continue" and not (count and random.random() < recipe.source_dropout)
+        source = task != "continue" and not (count and common.random() < recipe.source_dropout)
         preceding = task == "continue" or (task == "text" and count > 0)
-        alone, merges = random.random() < 0.5, random.random() < 0.5
+        alone, merges = common.random() < 0.5, common.random() < 0.5
         chosen = random.choice(len(self.groups[task]), size=recipe.batch)
         samples = [self._sample(random, task, *self.groups[task][int(each)], count, preceding) for each in chosen]
         return Draw(
@@ -111,8 +119,9 @@ class Corpus:
             tuple(samples),
             source,
             preceding and all(_just_before(each, self.length) for each in samples),
-            int(random.integers(tokenizers)) if alone else None,
-            float(random.uniform(*recipe.merge_share)) if merges and count else None,
+            int(common.integers(tokenizers)) if alone else None,
+            float(common.uniform(*recipe.merge_share)) if merges and count else None,
+            not (recipe.camera_dropout and common.random() < recipe.camera_dropout),
         )
 
     def _sample(
@@ -179,17 +188,25 @@ class Corpus:
         for _ in range(max(0, count)):
             pool = synchronous if synchronous and (random.random() < 0.5 or not others) else others
             if not pool or random.random() < self.recipe.foreign:
-                pool = self._foreign(random, targets[0].clip.scene)
+                pool = self._foreign(random, targets)
             chosen.append(pool[int(random.integers(len(pool)))])
         return tuple(chosen)
 
-    def _foreign(self, random: np.random.Generator, scene: int) -> list[Window]:
-        names = list(self.scenes)
+    def _foreign(self, random: np.random.Generator, targets: Sequence[Window]) -> list[Window]:
+        """Windows of another scene; where there is none, all of this one that show no frame of a target."""
+        scene, names = targets[0].clip.scene, list(self.scenes)
         other = names[int(random.integers(len(names)))]
         if other == scene and len(names) > 1:
             other = names[(names.index(other) + 1) % len(names)]
         views = next(iter(self.scenes[other].values()))
-        return [Window(each, at) for each in views for at in starts(each, self.length)]
+        if other == scene:
+            views = [clip for variant in self.scenes[scene].values() for clip in variant]
+        return [
+            Window(each, at)
+            for each in views
+            for at in starts(each, self.length)
+            if all(each is not target.clip or abs(at - target.start) >= self.length for target in targets)
+        ]
 
 
 def starts(clip: Clip, length: int) -> list[int]:

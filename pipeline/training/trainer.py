@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.training_utils import EMAModel
+from torch.utils._pytree import tree_map
 
 from .batch import Batch
 from .muon import Muon
 from .network import Network
 from .objective import loss, noised
 from .recipe import Recipe
+from .sharding import as_parameter, everywhere, forget, gather, whole
 
 
 class DivergedError(RuntimeError):
@@ -25,7 +27,8 @@ class Trainer:
 
     A step is a function of the state, the batch and (seed, step, rank): a training that is stopped and resumed from
     `state_dict` goes on bit for bit on one device.
-    trainable: whether a parameter of this name takes part; None for all. wrap: what averages gradients over processes.
+    trainable: whether a parameter of this name takes part; None for all. wrap: what averages gradients over processes,
+    or spreads the network over them (then methods below wait for all processes).
     """
 
     def __init__(
@@ -40,14 +43,12 @@ class Trainer:
         self.network, self.recipe, self.seed, self.rank = network, recipe, seed, rank
         self.pipe = network.pipe
         self.step = 0
-        self.parameters: dict[str, torch.nn.Parameter] = {}
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(trainable is None or trainable(name))
-            if parameter.requires_grad:
-                self.parameters[name] = parameter
+        self.wrapped = wrap(network)
+        self.parameters = {name: each for name, each in network.named_parameters() if each.requires_grad}
         if not self.parameters:
             raise ValueError("no parameter is left to train")
-        self.wrapped = wrap(network)
         matrix = is_block_matrix if recipe.optimizer == "muon" else lambda name, parameter: False
         matrices = [each for name, each in self.parameters.items() if matrix(name, each)]
         rest = [each for name, each in self.parameters.items() if not matrix(name, each)]
@@ -77,13 +78,13 @@ class Trainer:
             self.wrapped, batch, recipe, generator, shift=config.shift, sample=sample, changed_weight=weight
         ).mean()
         value.backward()
-        norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), recipe.clip)
+        norm = everywhere(torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), recipe.clip))
         if not torch.isfinite(value) or not torch.isfinite(norm):
             self._clear()
             raise DivergedError(
                 f"step {self.step}, {batch.draw.task} of scenes "
-                f"{[each.origin.clip.scene for each in batch.draw.samples]}: loss {float(value)}, gradient norm "
-                f"{float(norm)}; expected finite numbers: lower learning_rate, or "
+                f"{[each.origin.clip.scene for each in batch.draw.samples]}: loss {value.item()}, gradient norm "
+                f"{norm.item()}; expected finite numbers: lower learning_rate, or "
                 "look at these scenes"
             )
         multiple = recipe.schedule(self.step)
@@ -106,13 +107,15 @@ class Trainer:
         return Averaged(self)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and numbers only: loads with `weights_only=True`."""
-        return {
+        """Tensors and numbers only: loads with `weights_only=True`. Tensors are whole, whatever is spread."""
+        state = {
             "step": self.step,
             "parameters": {name: each.detach() for name, each in self.parameters.items()},
             "optimizers": [each.state_dict() for each in self.optimizers],
             "average": self.average.state_dict(),
         }
+        made: dict[str, Any] = tree_map(whole, state)
+        return made
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises ValueError, naming a parameter, where the state is of another model."""
@@ -122,29 +125,45 @@ class Trainer:
             got = tuple(theirs[name].shape) if name in theirs else None
             if expected != got:
                 raise ValueError(f"checkpoint of another model: {name} has shape {got}, expected {expected}")
+        if len(state["optimizers"]) != len(self.optimizers):
+            raise ValueError(f"checkpoint of another optimizer than {self.recipe.optimizer}")
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                parameter.copy_(theirs[name])
+                parameter.copy_(as_parameter(theirs[name], parameter))
         for optimizer, each in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(each)
-        self.average.load_state_dict(state["average"])
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            placed = {
+                index: {key: as_parameter(value, parameters[index]) for key, value in values.items()}
+                for index, values in each["state"].items()
+            }
+            optimizer.load_state_dict({**each, "state": placed})
+        shadows = zip(state["average"]["shadow_params"], self.parameters.values(), strict=True)
+        self.average.load_state_dict({**state["average"], "shadow_params": [as_parameter(*each) for each in shadows]})
         self.step = state["step"]
 
 
 class Averaged:
-    """A context in which the averaged weights are in place."""
+    """A context in which the averaged weights have changed places with the trained ones."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
 
     def __enter__(self) -> None:
-        parameters = list(self.trainer.parameters.values())
-        self.trainer.average.store(parameters)
-        self.trainer.average.copy_to(parameters)
+        self._exchange()
+        gather(self.trainer.network)
         self.trainer.pipe.transformer.eval()
 
     def __exit__(self, *_: object) -> None:
-        self.trainer.average.restore(self.trainer.parameters.values())
+        self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        trainer = self.trainer
+        forget(trainer.network)
+        for parameter, average in zip(trainer.parameters.values(), trainer.average.shadow_params, strict=True):
+            held = parameter.detach().clone()
+            parameter.copy_(average)
+            average.copy_(held)
 
 
 def is_block_matrix(name: str, parameter: torch.nn.Parameter) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from .batch import Batch, Encode, Read, collate
+from .batch import Batch, Encode, collate
 from .objective import corrupted, weighted_error
 from .recipe import Recipe
 from .samples import TASKS, Corpus
@@ -19,7 +19,7 @@ LEVELS = (1.0, 0.6)  # sigma: from nothing but the conditioning, and with most o
 SEED = 71
 
 
-def validation_batches(corpus: Corpus, read: Read, encode: Encode, count: int = 4, every: int = 1) -> list[Batch]:
+def validation_batches(corpus: Corpus, encode: Encode, count: int = 4, every: int = 1) -> list[Batch]:
     """`count` batches of every task that the clips allow; always the same ones, whatever is trained."""
     batches = []
     for number, task in enumerate(TASKS):
@@ -27,7 +27,7 @@ def validation_batches(corpus: Corpus, read: Read, encode: Encode, count: int = 
             continue
         for index in range(count):
             random = np.random.default_rng([SEED, number, index])
-            batches.append(collate(corpus.draw(random, task), read, encode, every))
+            batches.append(collate(corpus.draw(random, task), encode, every))
     return batches
 
 
@@ -35,7 +35,7 @@ def validation_recipe(recipe: Recipe) -> Recipe:
     """What validation draws: one target per scene, memories always, nothing dropped, nothing foreign."""
     return replace(
         recipe, targets=1, memory_dropout=0.0, memory_dropout_text=0.0, source_dropout=0.0, text_dropout=0.0,
-        foreign=0.0, memory_noise=0.0, memories=min(recipe.memories, 3),
+        foreign=0.0, memory_noise=0.0, camera_dropout=0.0, memories=min(recipe.memories, 3),
     )  # fmt: skip
 
 

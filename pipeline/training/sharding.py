@@ -1,0 +1,68 @@
+"""Parameters, gradients and optimizer states spread over processes (FSDP2), and tensors made whole again.
+
+Functions marked as collective must be called by all processes in the same order, and wait for each other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from .network import Network
+
+
+def spread(network: Network) -> Network:
+    """Spread the network over the processes of the default group, block by block; in place. Collective."""
+    mesh = init_device_mesh(network.transformer.device.type, (dist.get_world_size(),))
+    for block in network.transformer.blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(network, mesh=mesh)
+    return network
+
+
+def whole(value: Any) -> Any:
+    """A spread tensor as one on the CPU of the first process, as an empty one elsewhere: eight processes of a machine
+    do not hold eight copies. Anything else as it is. Collective."""
+    if not isinstance(value, DTensor):
+        return value
+    full = value.full_tensor()
+    return full.cpu() if dist.get_rank() == 0 else full.new_empty(0)
+
+
+def as_parameter(value: Any, parameter: torch.Tensor) -> Any:
+    """A whole tensor of a parameter's shape placed as that parameter is; anything else as it is. Collective."""
+    if not isinstance(value, torch.Tensor) or value.shape != parameter.shape:
+        return value
+    value = value.to(parameter.device)
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(value, parameter.device_mesh, parameter.placements)
+    return value
+
+
+def everywhere(norm: torch.Tensor) -> torch.Tensor:
+    """A number that may be spread, on every process. Collective."""
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def gather(network: torch.nn.Module) -> None:
+    """Keep what is outside of the blocks whole, so that parts of the network run by themselves. Collective."""
+    if isinstance(network, FSDPModule):
+        network.unshard()
+
+
+def forget(network: torch.nn.Module) -> None:
+    """Let go of what is whole: parameters are about to change, or have been."""
+    if isinstance(network, FSDPModule):
+        network.reshard()
+
+
+def agreed(value: bool) -> bool:
+    """What the first process says. Collective."""
+    said = [value]
+    dist.broadcast_object_list(said, src=0)
+    return said[0]

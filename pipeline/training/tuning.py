@@ -1,0 +1,44 @@
+"""Which parameters take part in a training: all, those the paper tunes, or low-rank adapters beside them (LoRA)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pipeline.mini import seeded
+
+# Self-attention, ReCamMaster's layers around it, camera encoders, tokenizers and compressors.
+PAPER = ("attn1.", "projector.", "cam_encoder.", "camera_embedding.", "tokenizers.", "compressor.")
+ADAPTED = ["attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"]
+
+
+def takes_part(tune: str) -> Callable[[str], bool]:
+    """Whether a parameter of a `Network` of this name is trained. tune: "all", "paper" or "lora"."""
+    parts = {"all": ("",), "paper": PAPER, "lora": ("lora_",)}[tune]
+    alone = tune != "all"  # the text encoder has no part in the paper's tuning
+    return lambda name: any(part in name for part in parts) and (name.startswith("transformer.") or not alone)
+
+
+def add_lora(transformer: Any, rank: int, seed: int = 0) -> None:
+    """Adapters of self-attention that change nothing at first; their weights are random from `seed`.
+
+    Raises ValueError where peft is not installed."""
+    try:
+        from peft import LoraConfig
+    except ImportError:
+        raise ValueError(
+            "tune=lora needs the package peft, which is not installed: pip install 'memory-v2v[lora]'"
+        ) from None
+    with seeded(seed):
+        transformer.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=ADAPTED))
+
+
+def lora_weights(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A network's weights by name to those of its adapters as `save_lora_weights` takes them."""
+    return {
+        name.removeprefix("transformer.").replace(".default.", "."): value
+        for name, value in weights.items()
+        if "lora_" in name
+    }

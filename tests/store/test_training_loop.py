@@ -1,0 +1,216 @@
+"""The training loop in one process: what it writes, what a stop costs, and what it says where it cannot go on."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import actors.training
+from actors.training import CHECKPOINTS, MODEL, TrainingSetup, train
+from pipeline.memory_pipeline import MemoryV2VPipeline
+from pipeline.training.trainer import DivergedError, Trainer
+from storage.checkpoints import Checkpoints
+from storage.errors import StorageError, StorageFault
+from tests.training import logged, setup, validated
+
+
+class Stopped(Exception):
+    """The power is gone."""
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Every training dies when it begins the step after `step`."""
+    take = Trainer.train_step
+
+    def dying(trainer: Trainer, batch: Any) -> Any:
+        if trainer.step == step:
+            raise Stopped
+        return take(trainer, batch)
+
+    monkeypatch.setattr(Trainer, "train_step", dying)
+
+
+@pytest.fixture
+def short(tiny_scenes: str, tiny_model: str, tmp_path: Path) -> Callable[..., TrainingSetup]:
+    """A setup of a few steps, whose out is a folder of the test's own."""
+    return lambda out="out", **changed: setup(tiny_scenes, tmp_path / out, tiny_model, **changed)
+
+
+def newest(asked: TrainingSetup) -> tuple[int, dict[str, Any]]:
+    found = Checkpoints(Path(asked.out) / CHECKPOINTS).latest()
+    assert found is not None
+    return found
+
+
+def tensors(state: Any) -> list[torch.Tensor]:
+    return [each for each in torch.utils._pytree.tree_leaves(state) if isinstance(each, torch.Tensor)]
+
+
+def equal(one: Any, other: Any) -> bool:
+    return len(tensors(one)) == len(tensors(other)) and all(map(torch.equal, tensors(one), tensors(other)))
+
+
+def test_a_short_training_lowers_the_validation_loss_of_the_untrained_model(tiny_scenes, tiny_model, tmp_path):
+    recipe = {"steps": 250, "batch": 4, "targets": 2, "learning_rate": 5e-3, "adam_learning_rate": 5e-3, "warmup": 10,
+              "ema": 0.95}  # fmt: skip
+    train(setup(tiny_scenes, tmp_path, tiny_model, recipe, threads=1, validation_batches=2))
+    losses = validated(tmp_path)
+    assert list(losses) == [0, 250]
+    assert losses[250] < 0.7 * losses[0]
+
+
+def test_a_training_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(short, monkeypatch):
+    whole, stopped = short("whole"), short("stopped", checkpoint_minutes=0)
+    train(whole)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(Stopped):
+            train(stopped)
+    assert newest(stopped)[0] == 4
+    train(stopped)
+    assert newest(whole)[0] == newest(stopped)[0] == 6
+    assert equal(newest(whole)[1], newest(stopped)[1])
+    weights = [
+        MemoryV2VPipeline.from_pretrained(f"{each.out}/{MODEL}").transformer.state_dict() for each in (whole, stopped)
+    ]
+    assert equal(*weights)
+    assert validated(whole.out) == validated(stopped.out)
+
+
+def test_the_log_drops_what_is_taken_again(short, monkeypatch):
+    monkeypatch.setattr("actors.log.EVERY", 2)
+    asked = short(checkpoint_minutes=1e-9)
+    with monkeypatch.context() as patch:
+        save = Checkpoints.save
+        patch.setattr(Checkpoints, "save", lambda self, step, state: step > 2 or save(self, step, state))
+        stop_after(patch, 5)
+        with pytest.raises(Stopped):
+            train(asked)
+    assert [line["step"] for line in logged(asked.out)] == [0, 2, 4]
+    train(asked)
+    lines = logged(asked.out)
+    assert [line["step"] for line in lines] == [0, 2, 2, 4, 6, 6]
+    assert "resumed" in lines[2] and "loss" in lines[3]
+
+
+def test_what_is_written_can_be_looked_at_and_used(short):
+    asked = short(sheet_every=6)
+    said: list[dict[str, Any]] = []
+    train(asked, report=said.append)
+    assert said == logged(asked.out)
+    [sheet] = (Path(asked.out) / "sheets").iterdir()
+    assert sheet.name == "step-00000006.png" and Image.open(sheet).size[0] > 400
+    pipe = MemoryV2VPipeline.from_pretrained(f"{asked.out}/{MODEL}")
+    assert pipe.config.trained_steps == 6
+    averaged = newest(asked)[1]["average"]["shadow_params"]
+    names = list(newest(asked)[1]["parameters"])
+    weights = {f"transformer.{name}": each for name, each in pipe.transformer.named_parameters()}
+    for name, each in zip(names, averaged, strict=True):
+        if name in weights:
+            assert torch.equal(weights[name], each), name
+    assert not list(Path(asked.out).glob(".model*"))
+
+
+def test_a_loss_that_is_no_number_stops_the_training_and_names_the_scenes(short, monkeypatch):
+    asked = short(checkpoint_minutes=0)
+    noisy = actors.training.collate
+
+    def poisoned(draw: Any, *rest: Any) -> Any:
+        batch = noisy(draw, *rest)
+        if len(Checkpoints(Path(asked.out) / CHECKPOINTS).steps()) == 2:  # held-out batches are made before any
+            batch.clean[0, 0, 0, 0, 0] = torch.nan
+        return batch
+
+    monkeypatch.setattr(actors.training, "collate", poisoned)
+    with pytest.raises(DivergedError, match=r"step \d, \w+ of scenes \[\d+, \d+\]: loss nan"):
+        train(asked)
+    step, state = newest(asked)
+    assert 2 <= step < 6 and all(each.isfinite().all() for each in tensors(state))
+    monkeypatch.setattr(actors.training, "collate", noisy)
+    train(asked)
+    assert newest(asked)[0] == 6
+
+
+def test_a_step_that_diverges_changes_nothing(short, monkeypatch):
+    asked = short(recipe={"learning_rate": 1e-3, "steps": 3}, checkpoint_minutes=0)
+    kept: list[Trainer] = []
+    take = Trainer.train_step
+
+    def poisoned(trainer: Trainer, batch: Any) -> Any:
+        if trainer.step < 2:
+            return take(trainer, batch)
+        kept.append(trainer)
+        batch.clean.fill_(torch.inf)
+        return take(trainer, batch)
+
+    monkeypatch.setattr(Trainer, "train_step", poisoned)
+    with pytest.raises(DivergedError):
+        train(asked)
+    assert equal(kept[0].state_dict(), newest(asked)[1])
+
+
+def test_a_checkpoint_of_other_widths_is_refused_and_stays(short, tmp_path):
+    from pipeline.mini import TINY_PIPELINE, TINY_TEXT, TINY_TRANSFORMER, build_mini
+
+    train(short(recipe={"steps": 1}))
+    wide = build_mini(0, transformer={**TINY_TRANSFORMER, "ffn_dim": 48}, text=TINY_TEXT, **TINY_PIPELINE)
+    wide.save_pretrained(tmp_path / "wide")
+    with pytest.raises(
+        ValueError, match=r"step-00000001.pt: .*ffn.* has shape \(32, 24\), expected \(48, 24\); choose"
+    ) as error:
+        train(setup(short().data, short().out, str(tmp_path / "wide")))
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="another optimizer than adamw"):
+        train(short(recipe={"optimizer": "adamw"}))
+    assert newest(short())[0] == 1
+
+
+@pytest.mark.parametrize("full", ["checkpoint", "model"])
+def test_a_full_disk_is_one_line_and_the_old_checkpoint_stays(short, monkeypatch, full):
+    train(short(recipe={"steps": 2}))
+    before = newest(short())
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            *((torch, "save", refuse) if full == "checkpoint" else (MemoryV2VPipeline, "save_config", refuse))
+        )
+        with pytest.raises(StorageFault, match="No space left on device.*check the free space") as error:
+            train(short(recipe={"steps": 4}))
+    assert error.value.errno == errno.ENOSPC and "\n" not in str(error.value)
+    assert newest(short())[0] == 2 and equal(newest(short()), before)
+    assert MemoryV2VPipeline.from_pretrained(f"{short().out}/{MODEL}").config.trained_steps in (2, 4)
+    assert not list(Path(short().out).glob("**/*.partial")) + list(Path(short().out).glob(".model*"))
+    train(short(recipe={"steps": 4}))
+    assert newest(short())[0] == 4
+
+
+def test_a_checkpoint_that_was_cut_short_says_which_one_to_remove(short):
+    asked = short(checkpoint_minutes=0, recipe={"steps": 2})
+    train(asked)
+    path = Path(asked.out) / CHECKPOINTS / "step-00000002.pt"
+    os.truncate(path, 1000)
+    with pytest.raises(StorageError, match=r"not a readable checkpoint .*remove it to go on .* of steps \[1\]"):
+        train(asked)
+    path.unlink()
+    train(asked)
+    assert newest(asked)[0] == 2
+
+
+def test_components_that_are_not_trained_are_linked_and_not_written_again(short, tiny_model):
+    asked = short(tune="paper", recipe={"steps": 1})
+    train(asked)
+    for name, same in (
+        ("text_encoder/model.safetensors", True),
+        ("transformer/diffusion_pytorch_model.safetensors", False),
+    ):
+        assert os.path.samefile(f"{tiny_model}/{name}", f"{asked.out}/{MODEL}/{name}") is same
