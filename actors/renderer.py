@@ -1,4 +1,4 @@
-"""The Renderer: an actor that films scenes, one at a time, on one thread.
+"""The Renderer: an actor that makes clips, of one scene at a time, on one thread.
 
 What a scene's clips are follows from its seed and the `Filming` alone, so it does not matter who renders which scene,
 or how often.
@@ -7,7 +7,7 @@ or how often.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -55,15 +55,22 @@ class Filming:
         check_shots(self.frames, self.shots)
 
     @property
-    def clips(self) -> int:
-        """Clips of one scene."""
-        return self.cameras + self.edits * self.edited_cameras
+    def clip_bytes(self) -> int:
+        """Bytes of one clip's blobs."""
+        pixel = 3 + 4 * ("depth" in self.channels) + ("objects" in self.channels)
+        return self.frames * self.height * self.width * pixel
+
+
+class Task(Protocol):
+    """Something that gives clips. What they are follows from it and the `Filming` alone."""
 
     @property
-    def scene_bytes(self) -> int:
-        """Bytes of one scene's blobs."""
-        pixel = 3 + 4 * ("depth" in self.channels) + ("objects" in self.channels)
-        return self.clips * self.frames * self.height * self.width * pixel
+    def name(self) -> str: ...
+
+    def clips(self, filming: Filming) -> int:
+        """How many there will be."""
+
+    def rows(self, filming: Filming) -> list[ClipRow]: ...
 
 
 @dataclass(frozen=True)
@@ -76,11 +83,11 @@ class SceneTask:
     def name(self) -> str:
         return f"scene {self.seed}"
 
+    def clips(self, filming: Filming) -> int:
+        return filming.cameras + filming.edits * filming.edited_cameras
+
     def rows(self, filming: Filming) -> list[ClipRow]:
         return scene_rows(self.seed, filming)
-
-
-Task = SceneTask
 
 
 def scene_rows(seed: int, filming: Filming) -> list[ClipRow]:

@@ -102,7 +102,7 @@ class SynthesizeConfig:
     edits: int = bits(2, "edited variants, each with its instruction")
     edited_cameras: int = bits(2, "cameras that film a variant, the source's among them")
     # what is made of it
-    licence: str = bits("", "of the pictures; rendered ones are CC0-1.0, --from-videos must be told that of its videos")
+    licence: str = free("", "of the videos of --from-videos, kept with every clip; rendered ones are CC0-1.0")
     # the machines
     seed: int = free(0, "of the first scene; the others count up from there")
     workers: int = free(0, "renderers at work at once, one thread each; 0: one per CPU")

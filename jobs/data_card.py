@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from PIL import Image, ImageDraw
 
 from storage.atomic import published
+from storage.clip_row import family_of
 from storage.clips import SPLITS, ClipDataset
 
 CARD, SHEET = "README.md", "preview.png"
@@ -60,6 +61,7 @@ def write_card(data: ClipDataset, url: str) -> None:
         "the shots. Blobs are raw: `video` uint8 RGB (T, H, W, 3)"
         + "".join(f", `{name}` {kind}" for name, kind in CHANNEL_WORDS.items() if name in data.channels)
         + ".",
+        *(REAL_WORDS if any(counts[split, "real"] for split in SPLITS) else []),
         "",
         "```python",
         "import lance, numpy as np",
@@ -74,6 +76,12 @@ def write_card(data: ClipDataset, url: str) -> None:
     _publish_text(url, "\n".join(lines) + "\n")
 
 
+REAL_WORDS = [
+    "",
+    "Clips of `kind` real are views that virtual cameras have of a frame of the video `source`, in which they pan,",
+    "tilt and zoom; its lens is taken to be 52.7 degrees wide. Their world is that of the filming camera: rotations",
+    "between views of one moment are exact, and where that camera moves, the world does.",
+]
 CHANNEL_WORDS = {
     "depth": "little-endian float32 (T, H, W), metres along the optical axis, inf for the sky",
     "objects": "uint8 (T, H, W), the object that is seen, 0 for room or ground, 255 for the sky",
@@ -81,9 +89,14 @@ CHANNEL_WORDS = {
 
 
 def write_sheet(data: ClipDataset, url: str) -> None:
-    """The middle frame of every clip of the first scenes, a scene per row, edited variants with their instruction."""
+    """The middle frame of every clip of the first scenes, a scene per row, edited variants with their instruction. Of a
+    real video only the first piece."""
     clips = data.clips()
-    scenes = list(dict.fromkeys(clip.scene for clip in clips))[:SHEET_SCENES]
+    sources = data.rows(["source"])["source"].to_pylist()
+    first: dict[int, int] = {}
+    for clip in clips:
+        first.setdefault(family_of(clip.scene), clip.scene)
+    scenes = list(first.values())[:SHEET_SCENES]
     shown = [[clip for clip in clips if clip.scene == scene] for scene in scenes]
     if not shown:
         return
@@ -98,7 +111,8 @@ def write_sheet(data: ClipDataset, url: str) -> None:
             size = (round(clip.width * scale), round(clip.height * scale))
             corner = (GAP + x * width, GAP + y * height)
             sheet.paste(Image.fromarray(np.ascontiguousarray(frame)).resize(size, Image.Resampling.BICUBIC), corner)
-            words = clip.instruction or (f"scene {clip.scene}" if clip.camera == 0 else f"camera {clip.camera}")
+            name = sources[clip.row].rpartition("/")[2] or f"scene {clip.scene}"
+            words = clip.instruction or (name if clip.camera == 0 else f"camera {clip.camera}")
             text = "\n".join(textwrap.wrap(words, max(width // 6, 8))[:2])
             draw.multiline_text((corner[0], corner[1] + size[1] + 2), text, fill="black", spacing=1)
     with published(url) as path:

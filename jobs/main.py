@@ -1,7 +1,7 @@
 """The command line.
 
 memory-v2v edit INPUT... --turn SPEC [--turn SPEC ...] --out DIR [key=value ...]
-memory-v2v synthesize --scenes N --out DIR [key=value ...]
+memory-v2v synthesize --out DIR [--scenes N] [--from-videos INPUT...] [key=value ...]
 memory-v2v train --data DIR --out DIR [--model NAME] [--workers N] [--config FILE] [key=value ...]
 """
 
@@ -83,13 +83,22 @@ def parser() -> argparse.ArgumentParser:
     synthesize = commands.add_parser(
         "synthesize",
         help="make a data set of scenes with exact cameras and paired edits, for training",
-        description="Render scenes into a data set. The same command again goes on where the last one stopped.",
+        description="Render scenes, and cut views out of real footage, into a data set. The same command again goes on "
+        "where the last one stopped.",
         epilog=_settings(SynthesizeConfig()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     synthesize.add_argument("settings", nargs="*", metavar="key=value", help="see below")
     synthesize.add_argument("--out", metavar="DIR", help="where the data set, its card and its preview go")
     synthesize.add_argument("--scenes", type=int, default=0, metavar="N", help="how many scenes to render")
+    synthesize.add_argument(
+        "--from-videos",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="INPUT",
+        help="files, folders, globs or manifests of real footage, out of which virtual cameras cut their views",
+    )
     synthesize.add_argument("--workers", type=int, metavar="N", help="the same as workers=N")
     synthesize.add_argument("--dry-run", action="store_true", help="say what would be made, and do nothing")
     train = commands.add_parser(
@@ -193,20 +202,26 @@ def synthesize_job(given: argparse.Namespace) -> Any:
 
     if not given.out:
         raise UsageError("no --out was given: name the folder for the data set")
-    if given.scenes < 1:
-        raise UsageError(f"--scenes is {given.scenes}, expected at least 1")
+    videos = [word for word in given.from_videos if not _is_override(word)]
+    if given.scenes < 0 or not (given.scenes or videos):
+        raise UsageError(f"--scenes is {given.scenes}, expected at least 1, or --from-videos with real footage")
+    given.settings += [word for word in given.from_videos if _is_override(word)]
     if strange := [word for word in given.settings if not _is_override(word)]:
         raise UsageError(
             f"'{strange[0]}' is not a setting; expected key=value (memory-v2v synthesize --help lists all)"
         )
     overrides = given.settings + ([] if given.workers is None else [f"workers={given.workers}"])
     return SynthesizeJob(
-        out=given.out, scenes=given.scenes, config=load_synthesize_config(overrides), dry_run=given.dry_run
+        out=given.out,
+        scenes=given.scenes,
+        config=load_synthesize_config(overrides),
+        from_videos=videos,
+        dry_run=given.dry_run,
     )
 
 
 def train_job(given: argparse.Namespace) -> Any:
-    """What the arguments and the file of settings say together; the command line wins. Raises ValueErrors of one line."""
+    """What the arguments and the file of settings say; the command line wins. Raises ValueErrors of one line."""
     from jobs.edit import UsageError
     from jobs.train import TrainJob
 

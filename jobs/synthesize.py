@@ -1,6 +1,7 @@
-"""The synthesize job: scenes with exact cameras and paired edits, as one data set that training reads.
+"""The synthesize job: scenes with exact cameras and paired edits, and views of real footage, as one data set.
 
 memory-v2v synthesize --out scenes --scenes 1000
+memory-v2v synthesize --out scenes --from-videos clips/*.mp4 licence=CC-BY-4.0
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from actors.renderer import GENERATOR, Filming, SceneTask, Task
 from jobs.config import SEEDS, SynthesizeConfig, bits_of
 from jobs.data_card import CARD, SHEET, write_card, write_sheet
 from jobs.edit import DONE, FAILED, UsageError, writable_folder
+from jobs.footage import Footage, look_at
 from jobs.progress import SceneProgress
 from storage.clips import NAME, ClipDataset
 from storage.errors import StorageError
@@ -45,14 +47,19 @@ def synthesize(job: SynthesizeJob) -> int:
     filming = filming_of(config)
     if job.scenes + config.seed > SEEDS:
         raise UsageError(f"--scenes {job.scenes} from seed {config.seed} on goes beyond the last seed, {SEEDS - 1}")
+    _check_footage(job)
     out = writable_folder(job.out, create=not job.dry_run)
     url = f"{out}/{NAME}"
     data = _open(url, config)
     there = data.scenes() if data else set()
     tasks: list[Task] = [SceneTask(seed) for seed in range(config.seed, config.seed + job.scenes) if seed not in there]
+    footage = look_at(job.from_videos, config) if job.from_videos else Footage()
+    for name, line in footage.problems.items():
+        _say(f"skipped: {line if name in line else f'{name}: {line}'}")
+    tasks += [piece for piece in footage.pieces if piece.scene not in there]
     _describe(job, filming, tasks, len(there), out)
     if job.dry_run:
-        return DONE
+        return FAILED if footage.problems else DONE
     data = data or ClipDataset.create(url, metadata(config), filming.channels)
     state = Rendered(committed=len(there))
     if tasks:
@@ -64,7 +71,7 @@ def synthesize(job: SynthesizeJob) -> int:
     if state.stopped:
         _say(f"stopped: {state.stopped}; what is committed stays, the same command goes on from there")
     _say(f"{state.committed} scenes, {len(data)} clips in {url}; {CARD} and {SHEET} beside it tell what is inside")
-    return FAILED if state.lost or state.stopped else DONE
+    return FAILED if state.lost or state.stopped or footage.problems else DONE
 
 
 def filming_of(config: SynthesizeConfig) -> Filming:
@@ -82,6 +89,18 @@ def filming_of(config: SynthesizeConfig) -> Filming:
         licence=RENDERED_LICENCE,
         shots=config.shots,
     )
+
+
+def _check_footage(job: SynthesizeJob) -> None:
+    """Raise for what is wrong with the command whatever the videos are."""
+    if job.from_videos and not job.config.licence.strip():
+        raise UsageError(
+            "no licence was given for --from-videos: say under which licence the footage may be used, such as "
+            "licence=CC-BY-4.0; it is kept with every clip"
+        )
+    if job.from_videos and (job.config.depth or job.config.objects):
+        channel = "depth" if job.config.depth else "objects"
+        raise UsageError(f"{channel}=true with --from-videos: real footage has no {channel}; leave one of them out")
 
 
 def metadata(config: SynthesizeConfig) -> dict[str, str]:
@@ -140,17 +159,19 @@ def _render(
 
 def _describe(job: SynthesizeJob, filming: Filming, tasks: Sequence[Task], there: int, out: str) -> None:
     """What will be made and how large it will be. UsageError where the disk has no room for it."""
-    size = len(tasks) * filming.scene_bytes
-    _say(f"{out}/{NAME}: {there} scenes there, {len(tasks)} to make, each {filming.clips} clips of {filming.frames} "
-         f"frames of {filming.width}x{filming.height}: {len(tasks) * filming.clips * filming.frames:,} frames, "
-         f"{megabytes(size)}")  # fmt: skip
+    clips = sum(task.clips(filming) for task in tasks)
+    size = clips * filming.clip_bytes
+    pieces = sum(not isinstance(task, SceneTask) for task in tasks)
+    real = f" ({pieces} of them pieces of real footage)" if pieces else ""
+    _say(f"{out}/{NAME}: {there} scenes there, {len(tasks)} to make{real}: {clips:,} clips of {filming.frames} frames "
+         f"of {filming.width}x{filming.height}, {clips * filming.frames:,} frames, {megabytes(size)}")  # fmt: skip
     place = local_path(out)
     if place is not None and Path(place).is_dir():
         free = shutil.disk_usage(place).free
         if size > free:
             raise UsageError(
-                f"{out}: {megabytes(size)} are needed and {megabytes(free)} are free: choose another --out, or "
-                f"--scenes {math.floor(0.95 * free / filming.scene_bytes)}"
+                f"{out}: {megabytes(size)} are needed and {megabytes(free)} are free, room for "
+                f"{math.floor(0.95 * free / size * len(tasks))} of these scenes: choose another --out, or fewer"
             )
 
 

@@ -1,0 +1,68 @@
+"""A piece of real footage as a scene: what virtual cameras inside its frame see, as clips like any others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from actors.renderer import Filming
+from pipeline.virtual_cameras import NARROWEST, WIDEST, cut_out, least_width, virtual_cameras
+
+if TYPE_CHECKING:
+    from storage.clip_row import ClipRow
+
+
+@dataclass(frozen=True)
+class PieceTask:
+    """Frames [start, start + frames) of a video, the `piece`-th of it. scene: its number, from the content. height,
+    width: of the video, pixels. rate: frames per second."""
+
+    url: str
+    scene: int
+    piece: int
+    start: int
+    height: int
+    width: int
+    rate: float
+    licence: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.url} from frame {self.start} on"
+
+    def clips(self, filming: Filming) -> int:
+        return filming.cameras
+
+    def rows(self, filming: Filming) -> list[ClipRow]:
+        """One per camera, in order."""
+        # Here and not at the top: Lance, which these bring in, must not be there before Ray has forked.
+        from storage.clip_row import ClipRow
+        from storage.video import read_frames
+
+        aspect, frame_aspect = filming.width / filming.height, self.width / self.height
+        # The frame as wide as the narrowest view needs it, which is as wide as it comes at most.
+        native = least_width(aspect, frame_aspect, filming.width)
+        width = min(self.width, round(native * WIDEST / NARROWEST))
+        size = (max(1, round(width / frame_aspect)), width)
+        video = read_frames(self.url, self.start, self.start + filming.frames, size)
+        sharpest = WIDEST * native / width
+        seed = [self.scene & (1 << 32) - 1, self.scene >> 32]
+        cameras = virtual_cameras(seed, filming.cameras, filming.frames, self.rate, aspect, frame_aspect, sharpest)
+        return [
+            ClipRow(
+                scene=self.scene,
+                camera=camera,
+                variant=0,
+                kind="real",
+                instruction="",
+                rate=self.rate,
+                trajectory=path,
+                shots=np.zeros(filming.frames, np.int32),
+                licence=self.licence,
+                source=self.url,
+                video=cut_out(video, path, frame_aspect, filming.height, filming.width),
+            )
+            for camera, path in enumerate(cameras)
+        ]
