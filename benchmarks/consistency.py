@@ -1,0 +1,379 @@
+"""Does a model remember its own edits? The paper's comparison on rendered scenes, where every answer is known.
+
+    python -m benchmarks.consistency [--quick] [--model NAME] [--sheet FILE.png] [--processes N]
+
+Cameras: held-out scenes, three turns each whose cameras overlap beyond what the source sees, and a fourth that repeats
+the first. Methods, on the same weights and the same noise:
+    independent      every turn edits the source and knows nothing of the others.
+    autoregressive   every turn edits what the last one made.
+    memory           every turn edits the source and is shown the turns before it. Also with joint attention, without
+                     merging, with discarding in its place, and with one earlier turn at random.
+    truth            as memory, but the turns before it are the true views: what a perfect past would give.
+Error: mean squared error over the pixels of corresponding points that the source never saw (grey levels 0..1). Beside
+it the sharpness of the pictures against the true ones, so that blur cannot win.
+Text: clips of 208 frames with an instruction, in 13 segments. An edit has happened where, inside the edited thing,
+the picture is nearer to the edited clip than to the source; it persists where it has happened in a later segment and
+the thing's mean colour is within .1 of the first segment's.
+Last line: the figures as JSON.
+"""
+
+from __future__ import annotations
+
+import os
+
+for library in ("OMP", "OPENBLAS", "MKL"):
+    os.environ[f"{library}_NUM_THREADS"] = "1"
+
+import argparse  # noqa: E402
+import json  # noqa: E402
+import math  # noqa: E402
+import multiprocessing  # noqa: E402
+from collections import defaultdict  # noqa: E402
+from collections.abc import Iterable, Sequence  # noqa: E402
+from concurrent.futures import ProcessPoolExecutor  # noqa: E402
+from typing import Any  # noqa: E402
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image, ImageDraw  # noqa: E402
+
+from benchmarks.consistency_cases import (  # noqa: E402
+    RATE,
+    SEGMENTS,
+    TIMES,
+    CameraCase,
+    TextCase,
+    camera_cases,
+    text_cases,
+)
+from pipeline.coverage import Sphere, coverage  # noqa: E402
+from pipeline.descriptor import describe  # noqa: E402
+from pipeline.memory_pipeline import MemoryV2VPipeline, MemoryVideo  # noqa: E402
+from pipeline.retrieval import Candidates, select  # noqa: E402
+from pipeline.scenes.correspondence import sampled  # noqa: E402
+from pipeline.trajectory import Trajectory  # noqa: E402
+
+PAIRS = {"12": (0, 1), "13": (0, 2), "23": (1, 2)}
+METHODS: dict[str, dict[str, Any]] = {
+    "independent": {},
+    "autoregressive": {},
+    "memory": {},
+    "joint": {"attention": "joint"},
+    "no merging": {"merge": "off"},
+    "discard": {"merge": "discard"},
+    "random": {},
+    "truth": {},
+}
+QUICK = ("independent", "autoregressive", "memory")
+TEXT_METHODS = ("independent", "memory", "truth")
+KEPT = 4  # memories shown at most, as by default in an edit job
+SAME = 0.1  # greatest distance of two mean colours that count as the same
+
+Figures = dict[str, list[float]]
+_pipe: MemoryV2VPipeline
+
+
+def start(folder: str) -> None:
+    """Load the model in a process of its own."""
+    global _pipe
+    torch.set_num_threads(1)
+    _pipe = MemoryV2VPipeline.from_pretrained(folder)
+    _pipe.set_progress_bar_config(disable=True)
+
+
+# Cameras.
+
+
+def camera_turns(case: CameraCase, method: str, seed: int) -> list[torch.Tensor]:
+    """Latents of the four turns, (C, T', H', W') each."""
+    origin = case.source.c2w[0]
+    source, made = case.views[0].frames, list[torch.Tensor]()
+    for turn, path in enumerate(case.turns):
+        generator = torch.Generator().manual_seed(1000 * seed + turn)
+        if method in ("independent", "autoregressive"):
+            shown = []
+        elif method == "truth":
+            shown = _ranked(case, turn, [_pipe.encode(each.frames) for each in case.views[1:]], origin)
+        else:
+            shown = _ranked(case, turn, made, origin, random_of=seed if method == "random" else None)
+        last = method == "autoregressive" and turn > 0
+        made.append(
+            _pipe(
+                source=made[-1] if last else source,
+                source_trajectory=(case.turns[turn - 1] if last else case.source).relative_to(origin),
+                target_trajectory=path.relative_to(origin),
+                memories=shown,
+                frame_rate=RATE,
+                generator=generator,
+                **METHODS[method],
+            ).latents
+        )
+    return made
+
+
+def _ranked(
+    case: CameraCase, turn: int, latents: Sequence[torch.Tensor], origin: np.ndarray, random_of: int | None = None
+) -> list[MemoryVideo]:
+    """The turns before this one, ranked as an edit job ranks them; or one of them, whichever."""
+    if not turn:
+        return []
+    if random_of is not None:
+        order = [int(np.random.default_rng([random_of, turn, case.scene.seed]).integers(turn))]
+    else:
+        sphere = Sphere()
+        seen = np.stack([coverage(each.relative_to(origin), sphere) for each in case.turns[:turn]])
+        zeros = np.zeros(turn, np.int64)
+        known = Candidates([str(i) for i in range(turn)], np.arange(turn), zeros, zeros, seen, np.zeros((turn, 1)))
+        target = coverage(case.turns[turn].relative_to(origin), sphere)
+        order = [int(each.id) for each in select(known, k=KEPT, start=0, turn=turn, segment=0, target_coverage=target)]
+    return [MemoryVideo(latents[i], case.turns[i].relative_to(origin)) for i in order]
+
+
+def measure_camera(case: CameraCase, seed: int, methods: Sequence[str]) -> Figures:
+    """Sums of squared errors and counts, by figure and method: "<figure>/<method>" → [sum, count]."""
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+
+    def add(name: str, method: str, error: torch.Tensor, mask: torch.Tensor) -> None:
+        sums[f"{name}/{method}"][0] += float(error[mask].sum())
+        sums[f"{name}/{method}"][1] += float(mask.sum())
+
+    truth = [each.frames.float() / 255 for each in case.views[1:]]
+    for method in ("true views", *methods):
+        if method == "true views":  # what resampling alone costs: no method can be below it
+            turns = truth
+        else:
+            latents = camera_turns(case, method, seed)
+            turns = [torch.from_numpy(_pipe.decode(each)).float() / 255 for each in latents]
+        pairs = {**PAIRS, "return": (0, 3)}
+        for name, (one, other) in pairs.items():
+            for moments, where, mask in case.shared(one, other):
+                there = sampled(turns[other][list(moments)], where)
+                add(name, method, (turns[one][list(TIMES)] - there).square().mean(-1), mask)
+        for turn in range(3):
+            error = (turns[turn] - truth[turn])[list(TIMES)].square().mean(-1)
+            add("seen", method, error, case.seen[turn])
+            add("unseen", method, error, case.unseen[turn])
+            sharp, reference = _edges(turns[turn]), _edges(truth[turn])
+            sums[f"sharpness/{method}"][0] += sharp
+            sums[f"sharpness/{method}"][1] += reference
+    return dict(sums)
+
+
+def _edges(frames: torch.Tensor) -> float:
+    """Mean absolute difference of neighbouring pixels."""
+    return float((frames[:, 1:] - frames[:, :-1]).abs().mean() + (frames[:, :, 1:] - frames[:, :, :-1]).abs().mean())
+
+
+# Text.
+
+
+def text_segments(case: TextCase, method: str, seed: int, known: np.ndarray) -> list[np.ndarray]:
+    """Frames (16, H, W, 3) uint8 of every segment. known (SEGMENTS, D): descriptors of the source's segments."""
+    made: list[torch.Tensor] = []
+    for segment in range(SEGMENTS):
+        part = slice(16 * segment, 16 * segment + 16)
+        origin = case.path.c2w[part.start]
+        camera = case.path[part].relative_to(origin)
+        shown: list[MemoryVideo] = []
+        if method != "independent" and segment:
+            numbers = np.arange(segment)
+            candidates = Candidates(
+                [str(i) for i in numbers], np.zeros(segment, np.int64), numbers, 16 * numbers,
+                np.zeros((segment, 8), np.uint8), known[:segment],
+            )  # fmt: skip
+            chosen = select(
+                candidates, k=KEPT, start=part.start, turn=0, segment=segment, target_descriptor=known[segment],
+                preceding=str(segment - 1),
+            )  # fmt: skip
+            for index in (int(each.id) for each in chosen):
+                past = slice(16 * index, 16 * index + 16)
+                latent = _pipe.encode(case.wanted[past]) if method == "truth" else made[index]
+                path: Trajectory = case.path[past].relative_to(origin)
+                shown.append(MemoryVideo(latent, path, past.start - part.start, preceding=index == segment - 1))
+        made.append(
+            _pipe(
+                source=case.source[part],
+                source_trajectory=camera,
+                target_trajectory=camera,
+                prompt=case.edit.instruction,
+                memories=shown,
+                frame_rate=RATE,
+                generator=torch.Generator().manual_seed(1000 * seed + segment),
+            ).latents
+        )
+    return [_pipe.decode(each) for each in made]
+
+
+def measure_text(case: TextCase, seed: int, methods: Sequence[str]) -> Figures:
+    """As `measure_camera`."""
+    sums: dict[str, list[float]] = {}
+    known = np.stack([describe(case.source[16 * i : 16 * i + 16]) for i in range(SEGMENTS)])
+    for method in methods:
+        segments = text_segments(case, method, seed, known)
+        happened, colours, outside = list[bool](), list[torch.Tensor](), 0.0
+        for index, segment in enumerate(segments):
+            part = slice(16 * index, 16 * index + 16)
+            made, source, wanted = (
+                torch.as_tensor(each).float() / 255 for each in (segment, case.source[part], case.wanted[part])
+            )
+            inside = case.mask[part]
+            same = (wanted - source).abs().amax(-1) < 0.02  # shadows of the edited thing change too
+            nearer = (made - wanted)[inside].square().mean() < (made - source)[inside].square().mean()
+            happened.append(bool(nearer))
+            colours.append(made[inside].mean(0))
+            outside += float((made - source)[same & ~inside].square().mean()) / SEGMENTS
+        # A true past has its own shade, which the first segment, made without any, cannot know.
+        first = colours[0]
+        if method == "truth":
+            first = (case.wanted[:16].float() / 255)[case.mask[:16]].mean(0)
+        distances = [float((each - first).norm()) for each in colours[1:]]
+        kept = [edited and distance <= SAME for edited, distance in zip(happened[1:], distances, strict=True)]
+        sums[f"edit_success/{method}"] = [float(happened[0]), 1.0]
+        sums[f"edit_everywhere/{method}"] = [sum(happened) / SEGMENTS, 1.0]
+        sums[f"edit_persistence/{method}"] = [sum(kept) / len(kept), 1.0]
+        sums[f"outside/{method}"] = [outside, 1.0]
+        sums[f"colour_drift/{method}"] = [sum(distances) / len(distances), 1.0]
+    return sums
+
+
+# All of it.
+
+
+def measure(job: tuple[str, Any, int, Sequence[str]]) -> Figures:
+    kind, case, seed, methods = job
+    return (measure_camera if kind == "camera" else measure_text)(case, seed, methods)
+
+
+def total(parts: Iterable[Figures]) -> Figures:
+    """The sums of sums and counts."""
+    whole: Figures = defaultdict(lambda: [0.0, 0.0])
+    for part in parts:
+        for name, values in part.items():
+            whole[name] = [a + b for a, b in zip(whole[name], values, strict=True)]
+    return whole
+
+
+def mean(figures: Figures, name: str, method: str) -> float | None:
+    found = figures.get(f"{name}/{method}")
+    return found[0] / found[1] if found and found[1] else None
+
+
+def summary(figures: Figures) -> dict[str, float | None]:
+    """What the goals are about."""
+
+    def ratio(above: float | None, below: float | None) -> float | None:
+        return above / below if above is not None and below else None
+
+    def turns(method: str) -> float | None:
+        found = [figures[f"{pair}/{method}"] for pair in PAIRS if f"{pair}/{method}" in figures]
+        return sum(each[0] for each in found) / sum(each[1] for each in found) if found else None
+
+    def decibels(method: str) -> float:
+        return -10 * math.log10(max(mean(figures, "seen", method) or 1.0, 1e-10))
+
+    memory = turns("memory")
+    result: dict[str, float | None] = {
+        f"cross_turn_{method}": turns(method) for method in ("independent", "autoregressive", "memory")
+    }
+    for pair in PAIRS:
+        result[f"memory_vs_autoregressive_{pair}"] = ratio(
+            mean(figures, pair, "memory"), mean(figures, pair, "autoregressive")
+        )
+    # A floor that every method shares, the resampling of one true view into another, is part of all errors.
+    result["cross_turn_true_views"] = turns("true views")
+    result["cross_turn_truth"] = turns("truth")
+    result["cross_turn_random"], result["cross_turn_discard"] = turns("random"), turns("discard")
+    result["memory_vs_independent"] = ratio(memory, result["cross_turn_independent"])
+    result["sharpness_memory"] = mean(figures, "sharpness", "memory")
+    result["sharpness_independent"] = mean(figures, "sharpness", "independent")
+    off = turns("no merging")
+    result["merging_loss"] = None if off is None or memory is None else memory / off - 1
+    result["psnr_seen_memory"] = decibels("memory")
+    result["psnr_seen_memory_minus_independent"] = decibels("memory") - decibels("independent")
+    result["cached_vs_joint"] = ratio(memory, turns("joint"))
+    result["edit_success"] = mean(figures, "edit_success", "memory")
+    result["edit_success_everywhere"] = mean(figures, "edit_everywhere", "memory")
+    result["edit_persistence"] = ratio(
+        mean(figures, "edit_persistence", "memory"), mean(figures, "edit_persistence", "truth")
+    )
+    result["edit_persistence_independent"] = mean(figures, "edit_persistence", "independent")
+    result["edit_persistence_memory"] = mean(figures, "edit_persistence", "memory")
+    result["colour_drift_independent"] = mean(figures, "colour_drift", "independent")
+    result["colour_drift_memory"] = mean(figures, "colour_drift", "memory")
+    outside = mean(figures, "outside", "memory")
+    result["psnr_outside_edit"] = None if outside is None else -10 * math.log10(max(outside, 1e-10))
+    result["return_to_origin"] = ratio(mean(figures, "return", "memory"), mean(figures, "return", "truth"))
+    return result
+
+
+def table(figures: Figures, methods: Sequence[str]) -> str:
+    """Errors by method, for people."""
+    names = ("12", "13", "23", "return", "seen", "unseen", "sharpness")
+    lines = ["| method | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    for method in methods:
+        cells = [mean(figures, name, method) for name in names]
+        lines.append(f"| {method} | " + " | ".join("" if cell is None else f"{cell:.4f}" for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def sheet(cases: Sequence[CameraCase], path: str, tile: int = 96) -> None:
+    """A row per scene: the last frame of source and turns, without and with memory, and as they truly are."""
+    columns = ("source", "turn 1", "turn 3 without", "turn 3 with memory", "turn 3, true")
+    gap, head = 4, 16
+    picture = Image.new("RGB", (len(columns) * (tile + gap) - gap, head + len(cases) * (tile + gap) - gap), "white")
+    draw = ImageDraw.Draw(picture)
+    for index, name in enumerate(columns):
+        draw.text((index * (tile + gap), 2), name, fill="black")
+    for row, case in enumerate(cases):
+        memory, alone = camera_turns(case, "memory", 0), camera_turns(case, "independent", 0)
+        tiles = [
+            case.views[0].frames[-1].numpy(),
+            _pipe.decode(memory[0])[-1],
+            _pipe.decode(alone[2])[2],
+            _pipe.decode(memory[2])[2],
+            case.views[3].frames[2].numpy(),
+        ]
+        for column, each in enumerate(tiles):
+            scaled = Image.fromarray(each).resize((tile, tile), Image.Resampling.BICUBIC)
+            picture.paste(scaled, (column * (tile + gap), head + row * (tile + gap)))
+    picture.save(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="10 scenes, one seed, three methods")
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--sheet", help="also draw a sheet of pictures into this file")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    given = parser.parse_args()
+    from jobs.model import resolve
+
+    model = resolve(given.model)
+    size = math.isqrt(model.spec.area)
+    scenes, clips, seeds = (10, 6, 1) if given.quick else (40, 20, 3)
+    methods = QUICK if given.quick else tuple(METHODS)
+    cases, texts = list(camera_cases(scenes, size)), list(text_cases(clips, size))
+    jobs: list[tuple[str, Any, int, Sequence[str]]] = [("text", case, 0, TEXT_METHODS) for case in texts]
+    jobs += [("camera", case, seed, methods) for case in cases for seed in range(seeds)]
+    figures: Figures = {}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(given.processes, context, initializer=start, initargs=(model.folder,)) as pool:
+        done = []
+        for number, part in enumerate(pool.map(measure, jobs)):
+            done.append(part)
+            if number % 10 == 9:
+                print(f"{number + 1} of {len(jobs)}", flush=True)
+        figures = total(done)
+    print(
+        f"\n{len(cases)} scenes x 3 turns x {seeds} seeds, {len(texts)} clips of {16 * SEGMENTS} frames, {size}x{size}"
+    )
+    print(table(figures, ("true views", *methods)))
+    if given.sheet:
+        start(model.folder)
+        sheet(cases[:6], given.sheet)
+    result = summary(figures) | {"model": model.digest[:16], "quick": given.quick}
+    print(json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in result.items()}))
+
+
+if __name__ == "__main__":
+    main()
