@@ -48,6 +48,18 @@ GOALS = {
     "overhead": {
         "efficiency": "edits/s of the whole job with one worker over those of a bare loop around the model (goal: .95)",
     },
+    "scenes": {
+        "frames_per_s_64": "frames/s of random rooms on one thread: colour, depth and objects",
+        "vs_moderngl_64": "that over a fragment shader that shows the same, with moderngl on one thread of llvmpipe",
+        "frames_per_s_64_gpu": "on a GPU, pictures brought to the host",
+        "frames_per_s_128": "the same at 128x128",
+        "frames_per_s_256": "the same at 256x256",
+        "lance_windows_per_s": "random windows of 16 frames of 64x64 read from a data set of clips, one thread",
+        "vs_hdf5": "that over HDF5 with a chunk per frame and gzip (goal: 5)",
+        "vs_hdf5_lzf": "with lzf instead",
+        "vs_hdf5_contiguous": "without any compression",
+        "vs_mp4_files": "over a folder of H.264 files, decoded with PyAV (goal: 5)",
+    },
 }
 
 

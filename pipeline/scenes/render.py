@@ -107,8 +107,8 @@ class _Things:
         """Depth (V, R) and objects (V, R) of the room or the ground alone."""
         half = torch.tensor(self.scene.half, device=origin.device)
         if self.scene.indoors:
-            towards = torch.where(directions > 0, half[:, None], -half[:, None])
-            depth = ((towards - origin[:, :, None]) / directions).amin(1)
+            # Along an axis to which a ray is at right angles it meets nothing: half / 0 is infinite, as it must be.
+            depth = ((half[:, None] - directions.sign() * origin[:, :, None]) / directions.abs()).amin(1)
             return depth, torch.zeros(depth.shape, dtype=torch.uint8, device=depth.device)
         depth = (half[1] - origin[:, None, 1]) / directions[:, 1]
         ground = (depth > 0) & (depth < HORIZON)

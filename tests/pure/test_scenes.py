@@ -123,6 +123,11 @@ def test_depth_is_the_distance_to_a_wall_along_the_axis_also_off_it() -> None:
     assert torch.allclose(ahead.depth[0, 20:28, 20:44], torch.tensor(HALF[2] - 0.75), atol=1e-5)
 
 
+def test_a_ray_at_right_angles_to_an_axis_has_a_depth_too() -> None:
+    views = seen(room(), standing(), height=3, width=5)  # odd sizes: the middle ray goes straight ahead
+    assert views.depth[0, 1, 2] == HALF[2] and torch.isfinite(views.depth).all()
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_depth_of_things_is_that_of_their_equations(shape: str) -> None:
     thing = Thing(shape, "red", GREY, (0.2, 0.1, 2.5), (0.5, 0.7, 0.4), turn=0.3)
