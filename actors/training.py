@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
+import transformers
 
 from actors.log import Log
 from actors.training_data import Encoded, Windows, ahead
@@ -85,6 +87,8 @@ def train(
     from storage.checkpoints import Checkpoints
     from storage.clips import ClipDataset
 
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
     if setup.device == "cpu":
         torch.set_num_threads(setup.threads)
     pipe = MemoryV2VPipeline.from_pretrained(setup.model).to(setup.device)
@@ -96,7 +100,10 @@ def train(
     if setup.gradient_checkpointing:
         pipe.transformer.enable_gradient_checkpointing()
     if setup.compile:
-        pipe.transformer.compile_repeated_blocks()
+        # A block is called alone, beside a cache, for its projections, with gradients and without, for several lengths:
+        # at torch's limit of 8 variants it would silently run uncompiled.
+        torch._dynamo.config.recompile_limit = 64
+        pipe.transformer.compile_repeated_blocks(dynamic=True)
     network = Network(pipe, setup.attention, getattr(torch, setup.precision))
     trainer = Trainer(network, setup.recipe, setup.seed, rank, takes_part(setup.tune), wrap)
     checkpoints = Checkpoints(Path(setup.out) / CHECKPOINTS)
@@ -150,10 +157,11 @@ def train(
         if rank == 0:
             checkpoints.save(trainer.step, state)
 
-    if log is not None and found is not None:
+    if found is None:
+        if held_out:
+            measure()
+    elif log is not None:
         log.write({"step": trainer.step, "resumed": 1})
-    elif held_out:
-        measure()
     saved = time.monotonic()
     for batch in ahead(make, trainer.step, setup.recipe.steps):
         figures = trainer.train_step(batch.to(setup.device))

@@ -3,30 +3,55 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
+from transformers import ByT5Tokenizer, UMT5Config, UMT5EncoderModel
 
 from actors.renderer import scene_rows
 from actors.training import TrainingSetup
 from jobs.config import SynthesizeConfig
 from jobs.synthesize import filming_of
+from pipeline.bases.recammaster import RECAMMASTER
+from pipeline.memory_pipeline import MemoryV2VPipeline
+from pipeline.mini import seeded
 from pipeline.training.recipe import Recipe
+from pipeline.transformer import MemoryWanTransformer3DModel
 from storage.clip_row import split_of
 from storage.clips import NAME, ClipDataset
 
 RENDERED = SynthesizeConfig(
     height=32, width=32, frames=32, rates=[12.0], cameras=3, edits=1, edited_cameras=2
 )  # fmt: skip
-TRAINED, HELD_OUT = 8, 1  # scenes
 
 
-def render_scenes(folder: Path) -> str:
-    """Scenes for training and validation, two windows and a half long, with cameras and edits. Returns the folder."""
+def render_scenes(folder: Path, trained: int = 8, frames: int = 32) -> str:
+    """A data set of scenes for training and one for validation, with cameras and edits. Returns the folder."""
     data = ClipDataset.create(str(folder / NAME), {"generator": "test"})
-    filming = filming_of(RENDERED)
-    for split, count in (("train", TRAINED), ("validation", HELD_OUT)):
+    filming = filming_of(replace(RENDERED, frames=frames))
+    for split, count in (("train", trained), ("validation", 1)):
         for seed in [seed for seed in range(40) if split_of(seed) == split][:count]:
             data.append(scene_rows(seed, filming))
+    return str(folder)
+
+
+def tiny_base(folder: Path) -> str:
+    """A pipeline of the classes and the arrangement of ReCamMaster, at the size of a test. Returns its folder."""
+    with seeded(0):
+        network = {"num_attention_heads": 2, "attention_head_dim": 12, "text_dim": 16, "freq_dim": 32, "ffn_dim": 32,
+                   "num_layers": 2, "in_channels": 4, "out_channels": 4}  # fmt: skip
+        vae = {"base_dim": 3, "z_dim": 4, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1}
+        text = UMT5Config(vocab_size=384, d_model=16, d_kv=8, d_ff=16, num_heads=2, num_layers=1)
+        MemoryV2VPipeline(
+            transformer=MemoryWanTransformer3DModel(**{**RECAMMASTER.network, **network, **RECAMMASTER.condition}),
+            vae=AutoencoderKLWan(**vae, latents_mean=[0.0] * 4, latents_std=[1.0] * 4),
+            scheduler=FlowMatchEulerDiscreteScheduler(),
+            text_encoder=UMT5EncoderModel(text),
+            tokenizer=ByT5Tokenizer(),
+            **{**RECAMMASTER.defaults, "segment_frames": 9, "text_length": 32, "num_inference_steps": 2},
+        ).save_pretrained(folder)
     return str(folder)
 
 

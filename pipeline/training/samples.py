@@ -210,9 +210,10 @@ class Corpus:
 
 
 def starts(clip: Clip, length: int) -> list[int]:
-    """Starts of windows of `length` frames within one shot, half a window apart so that they coincide across views."""
-    every = range(0, len(clip) - length + 1, max(1, length // 2))
-    return [at for at in every if (clip.shots[at] == clip.shots[at : at + length]).all()]
+    """Starts of windows of `length` frames within one shot, half a window apart so that they coincide across views, and
+    every second one begins where another window ends."""
+    every = sorted({half * length // 2 for half in range(2 * len(clip) // length + 1)})
+    return [at for at in every if at + length <= len(clip) and (clip.shots[at] == clip.shots[at : at + length]).all()]
 
 
 def pairs(clip: Clip, length: int) -> list[int]:

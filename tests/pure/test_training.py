@@ -20,7 +20,7 @@ from pipeline.training.muon import Muon, orthogonalised
 from pipeline.training.network import Network
 from pipeline.training.objective import corrupted, loss, noise_levels, noised, weighted_error
 from pipeline.training.recipe import Recipe
-from pipeline.training.samples import TASKS, Corpus, Window, starts
+from pipeline.training.samples import TASKS, Corpus, Window, pairs, starts
 from pipeline.training.trainer import Trainer
 from pipeline.training.tuning import takes_part
 from pipeline.training.validation import validate, validation_batches, validation_recipe
@@ -458,4 +458,6 @@ def test_the_measured_rate_leaves_torchs_threads_as_they_were():
 def test_starts_lie_half_a_window_apart_and_end_within_the_clip():
     [clip] = clips_of(scenes=1, cameras=1, edited=0, frames=21)
     assert starts(clip, 8) == [0, 4, 8, 12] and starts(clip, 21) == [0] and starts(clip, 22) == []
+    assert starts(clip, 9) == [0, 4, 9] and pairs(clip, 9) == [9] and pairs(clip, 8) == [8, 12]
+    assert starts(clip, 1) == list(range(21))
     assert math.isclose(Window(clip, 6).seconds, 0.5)

@@ -1,0 +1,75 @@
+"""Two processes that each hold half of every parameter (FSDP2) train as two that each hold all of them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+
+import actors.log
+from actors.training import CHECKPOINTS, MODEL, TrainingSetup, train
+from actors.training_on_ray import averaging
+from pipeline.memory_pipeline import MemoryV2VPipeline
+from pipeline.training.sharding import spread
+from storage.checkpoints import Checkpoints
+from tests.training import logged, setup
+
+STEPS = 3
+
+
+def both_ways(rank: int, rendezvous: str, held: TrainingSetup, shared: TrainingSetup) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    actors.log.EVERY = 1
+    train(held, rank, averaging, processes=2)
+    train(shared, rank, spread, processes=2)
+    train(replace(shared, recipe=replace(shared.recipe, steps=STEPS + 1)), rank, spread, processes=2)
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_scenes, tiny_model, tmp_path_factory):
+    """The setups of two finished trainings: parameters held by every process, and spread."""
+    folder = tmp_path_factory.mktemp("sharded")
+    recipe = {"steps": STEPS, "optimizer": "adamw"}
+    setups = [
+        setup(tiny_scenes, folder / name, tiny_model, recipe, sharding="full", sheet_every=STEPS)
+        for name in ("held", "spread")
+    ]
+    torch.multiprocessing.spawn(both_ways, (str(folder / "rendezvous"), *setups), nprocs=2)
+    return setups
+
+
+def state(asked: TrainingSetup, step: int = STEPS):
+    return torch.load(Checkpoints(Path(asked.out) / CHECKPOINTS).path(step), weights_only=True)
+
+
+def test_losses_gradients_and_weights_are_those_of_whole_parameters(trained):
+    held, shared = ([line for line in logged(each.out) if line["step"] <= STEPS] for each in trained)
+    assert len(held) == STEPS + 2  # and validated at the beginning and the end
+    for one, other in zip(held, shared, strict=False):
+        for name in ("loss", "gradient", "validation_loss"):
+            assert one.get(name, 0) == pytest.approx(other.get(name, 0), rel=1e-3), (name, one, other)
+    for part in (lambda s: s["parameters"].values(), lambda s: s["average"]["shadow_params"]):
+        for one, other in zip(*map(part, map(state, trained)), strict=True):
+            assert one.shape == other.shape
+            # AdamW makes a step of what is nothing but rounding, for gradients of nothing
+            assert ((one - other).abs() < 1e-4).float().mean() > 0.99
+
+
+def test_what_was_spread_is_saved_whole_and_goes_on_spread_or_not(trained):
+    shared = trained[1]
+    assert logged(shared.out)[-1]["step"] == STEPS + 1  # went on spread
+    sheets = sorted(each.name for each in (Path(shared.out) / "sheets").iterdir())
+    assert sheets == ["step-00000003.png", "step-00000004.png"]
+    pipe = MemoryV2VPipeline.from_pretrained(f"{shared.out}/{MODEL}")
+    averages = dict(zip(state(shared)["parameters"], state(shared, STEPS + 1)["average"]["shadow_params"], strict=True))
+    for name, parameter in pipe.transformer.named_parameters():
+        assert torch.equal(parameter, averages[f"transformer.{name}"]), name
+    train(replace(shared, sharding="none", recipe=replace(shared.recipe, steps=STEPS + 2)))
+    assert logged(shared.out)[-1]["step"] == STEPS + 2
