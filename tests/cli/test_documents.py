@@ -25,10 +25,22 @@ def demonstrated(tmp_path_factory: pytest.TempPathFactory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def synthesized(tmp_path_factory: pytest.TempPathFactory, tiny_scenes: str):
+    """A folder that looks as after the README's `synthesize`: there are scenes to train on."""
+    folder = tmp_path_factory.mktemp("synthesized")
+    (folder / "demo").mkdir()
+    (folder / "demo" / "scenes").symlink_to(tiny_scenes)
+    (folder / "configs").symlink_to(ROOT / "configs")
+    return folder
+
+
 @pytest.mark.parametrize(("document", "command"), COMMANDS)
-def test_every_command_of_the_documents_dry_runs(document, command, demonstrated, monkeypatch, capfd) -> None:
-    monkeypatch.chdir(demonstrated)
+def test_every_command_of_the_documents_dry_runs(
+    document, command, demonstrated, synthesized, monkeypatch, capfd
+) -> None:
     program, *words = shlex.split(command)
+    monkeypatch.chdir(synthesized if words[:1] == ["train"] else demonstrated)
     if program == "make":
         assert set(words) <= targets(), f"{document}: {command}"
     else:
