@@ -6,28 +6,19 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import ray
 
 from actors.training import CHECKPOINTS, MODEL
-from actors.training_on_ray import train_on_ray
+from jobs.main import main
 from pipeline.memory_pipeline import MemoryV2VPipeline
 from storage.checkpoints import Checkpoints
-from tests.training import logged, setup
+from tests.training import logged
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
-
-
-def train(asked, retries=0) -> None:
-    train_on_ray(asked, 2, retries=retries, cpus=0.5, report=lambda figures: None)
-
-
-def newest(asked):
-    found = Checkpoints(Path(asked.out) / CHECKPOINTS).latest()
-    assert found is not None
-    return found
+STEPS = 12
+SHORT = [f"steps={STEPS}", "height=32", "width=32", "batch=1", "targets=2", "validation_batches=1", "memories=2"]
 
 
 def trainers() -> set[int]:
@@ -37,9 +28,8 @@ def trainers() -> set[int]:
 
 
 def test_a_killed_process_costs_the_steps_since_the_last_checkpoint_and_the_training_ends(
-    tiny_scenes, tiny_model, tmp_path
+    tiny_scenes, tiny_model, tmp_path, capfd
 ):
-    asked = setup(tiny_scenes, tmp_path, tiny_model, {"steps": 12, "batch": 1}, checkpoint_minutes=0)
     checkpoints, killed = Checkpoints(tmp_path / CHECKPOINTS), []
 
     def kill() -> None:
@@ -50,9 +40,12 @@ def test_a_killed_process_costs_the_steps_since_the_last_checkpoint_and_the_trai
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    train(asked, retries=1)
+    words = ["train", "--data", tiny_scenes, "--out", str(tmp_path), "--model", tiny_model, "--workers", "2"]
+    assert main([*words, *SHORT, "checkpoint_minutes=0", "retries=1"]) == 0
     killer.join()
-    assert killed and newest(asked)[0] == 12
+    assert killed and checkpoints.steps()[-1] == STEPS
     [resumed] = [line["step"] for line in logged(tmp_path) if "resumed" in line]
-    assert 3 <= resumed < 12
-    assert MemoryV2VPipeline.from_pretrained(f"{asked.out}/{MODEL}").config.trained_steps == 12
+    assert 3 <= resumed < STEPS
+    assert MemoryV2VPipeline.from_pretrained(tmp_path / MODEL).config.trained_steps == STEPS
+    said = capfd.readouterr().err
+    assert f"step {resumed}/{STEPS} | resumed 1" in said and f"step {STEPS}/{STEPS} | validation_loss" in said
