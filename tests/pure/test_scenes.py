@@ -191,6 +191,14 @@ def test_things_move_as_their_motion_says_and_all_else_stands_still() -> None:
     assert torch.allclose(rotations @ rotations.transpose(-1, -2), torch.eye(3), atol=1e-5)
 
 
+def test_a_pendulum_hangs_from_its_top_end_whatever_way_it_is_turned() -> None:
+    thing = Thing("box", "red", GREY, (0.3, 0.4, 2.0), (0.2, 0.6, 0.2), 0.7, Motion(swing=0.5))
+    centres, rotations = room(thing).at(torch.linspace(0, 4, 9))
+    top = centres[:, 0] + rotations[:, 0] @ torch.tensor([0.0, -0.6, 0.0])
+    assert torch.allclose(top, torch.tensor([0.3, 0.4 - 0.6, 2.0]), atol=1e-6)
+    assert (centres[:, 0] - centres[:1, 0]).abs().max() > 0.1
+
+
 def test_every_texture_shows_two_shades() -> None:
     at = torch.rand(3, 2000, generator=torch.Generator().manual_seed(0)) * 6 - 3
     for texture in TEXTURES[1:]:
