@@ -19,7 +19,7 @@ FILMING = Filming(
 )  # fmt: skip
 
 
-def rendered(data: ClipDataset, tasks: list[Task], workers: int = 3, group: float = 0, retries: int = 1) -> Rendered:
+def rendered(data: ClipDataset, tasks: list[Task], workers: int = 2, group: float = 0, retries: int = 1) -> Rendered:
     return Rendering(
         tasks, FILMING, workers=workers, options={"num_cpus": 0.1, "max_restarts": 0, "max_task_retries": 0},
         commit=data.append, group=group, retries=retries, state=Rendered(),
