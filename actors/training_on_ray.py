@@ -7,6 +7,7 @@ starts all processes again when one dies, and they go on from the newest checkpo
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
@@ -79,4 +80,5 @@ def _cause(error: BaseException) -> str:
     """The innermost message in one line."""
     text = str(error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else type(error).__name__)
+    line = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else type(error).__name__)
+    return re.sub(r"^(\w+\.)*\w*Error: ", "", line)

@@ -17,7 +17,7 @@ from jobs.model import resolve
 from jobs.progress import duration
 from jobs.synthesize import megabytes
 from pipeline.training.recipe import Recipe
-from storage.errors import StorageError, StorageFault
+from storage.errors import StorageError
 from storage.location import local_path
 
 
@@ -91,7 +91,7 @@ def train(job: TrainJob) -> int:
         return DONE
     try:
         _run(job, setup)
-    except (RuntimeError, StorageError, StorageFault) as error:
+    except (RuntimeError, StorageError, OSError) as error:
         _say(f"failed: {error}; the newest checkpoint stays, the same command goes on from there")
         return FAILED
     use = "to be given to pipe.load_lora_weights" if setup.tune == "lora" else "to be used as --model"
