@@ -17,11 +17,16 @@ from .network import Network
 
 
 def spread(network: Network) -> Network:
-    """Spread the network over the processes of the default group, block by block; in place. Collective."""
+    """Spread the network over the processes of the default group, block by block; in place. Collective.
+
+    A text encoder that is not trained stays whole everywhere: it is used once per step, and may have another precision.
+    """
     mesh = init_device_mesh(network.transformer.device.type, (dist.get_world_size(),))
+    encoder = [] if network.text_encoder is None else list(network.text_encoder.parameters())
+    whole = set() if any(each.requires_grad for each in encoder) else set(encoder)
     for block in network.transformer.blocks:
         fully_shard(block, mesh=mesh)
-    fully_shard(network, mesh=mesh)
+    fully_shard(network, mesh=mesh, ignored_params=whole)
     return network
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from transformers import UMT5EncoderModel
 
 import actors.log
 from actors.training import CHECKPOINTS, MODEL, TrainingSetup, train
@@ -17,31 +18,39 @@ from actors.training_on_ray import averaging
 from pipeline.memory_pipeline import MemoryV2VPipeline
 from pipeline.training.sharding import spread
 from storage.checkpoints import Checkpoints
-from tests.training import logged, setup
+from tests.training import logged, setup, tiny_base
 
 STEPS = 3
 
 
-def both_ways(rank: int, rendezvous: str, held: TrainingSetup, shared: TrainingSetup) -> None:
+def both_ways(rank: int, rendezvous: str, setups: list[TrainingSetup]) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     actors.log.EVERY = 1
-    train(held, rank, averaging, processes=2)
-    train(shared, rank, spread, processes=2)
+    for asked, wrap in zip(setups, (averaging, spread) * 2, strict=True):
+        train(asked, rank, wrap, processes=2)
+    shared = setups[1]
     train(replace(shared, recipe=replace(shared.recipe, steps=STEPS + 1)), rank, spread, processes=2)
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def trained(tiny_scenes, tiny_model, tmp_path_factory):
-    """The setups of two finished trainings: parameters held by every process, and spread."""
+    """The setups of finished trainings, parameters held by every process and spread: of all parameters, and of a base
+    where the paper tunes it, whose text encoder has another precision."""
     folder = tmp_path_factory.mktemp("sharded")
-    recipe = {"steps": STEPS, "optimizer": "adamw"}
+    base = tiny_base(folder / "base")
+    UMT5EncoderModel.from_pretrained(f"{base}/text_encoder").bfloat16().save_pretrained(f"{base}/text_encoder")
+    recipe = {"steps": STEPS, "optimizer": "adamw", "targets": 1}
     setups = [
         setup(tiny_scenes, folder / name, tiny_model, recipe, sharding="full", sheet_every=STEPS)
         for name in ("held", "spread")
     ]
-    torch.multiprocessing.spawn(both_ways, (str(folder / "rendezvous"), *setups), nprocs=2)
+    setups += [
+        setup(tiny_scenes, folder / name, base, recipe, frames=9, sharding="full", tune="paper")
+        for name in ("held-base", "spread-base")
+    ]
+    torch.multiprocessing.spawn(both_ways, (str(folder / "rendezvous"), setups), nprocs=2)
     return setups
 
 
@@ -49,7 +58,9 @@ def state(asked: TrainingSetup, step: int = STEPS):
     return torch.load(Checkpoints(Path(asked.out) / CHECKPOINTS).path(step), weights_only=True)
 
 
-def test_losses_gradients_and_weights_are_those_of_whole_parameters(trained):
+@pytest.mark.parametrize("pair", [slice(0, 2), slice(2, 4)], ids=["all", "paper"])
+def test_losses_gradients_and_weights_are_those_of_whole_parameters(trained, pair):
+    trained = trained[pair]
     held, shared = ([line for line in logged(each.out) if line["step"] <= STEPS] for each in trained)
     assert len(held) == STEPS + 2  # and validated at the beginning and the end
     for one, other in zip(held, shared, strict=False):
