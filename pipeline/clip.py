@@ -8,6 +8,8 @@ import numpy as np
 
 from .trajectory import Trajectory
 
+REAL = 1 << 62  # scenes of real footage are numbered above all seeds
+
 
 @dataclass(frozen=True, eq=False)
 class Clip:
@@ -32,3 +34,8 @@ class Clip:
 
     def __len__(self) -> int:
         return len(self.trajectory)
+
+    @property
+    def real(self) -> bool:
+        """Whether it was cut from real footage."""
+        return self.scene >= REAL

@@ -58,8 +58,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         merge: what happens to memory frames of low responsiveness at the entries of the blocks at `merge_at`
             (fractions of the depth): "merge" them with a learnable compressor over `merge_kernel` tokens, "discard"
             them, or nothing. A call may say otherwise, but only a model configured to merge has a compressor.
-    New parameters: `tokenizers.<t>x<h>x<w>` (one per distinct kernel); `role_embedding` and `camera_embedding`, zero at initialisation
-    so that a base model is unchanged by it, or the blocks' `cam_encoder` and `projector`; `compressor`.
+    New parameters: `tokenizers.<t>x<h>x<w>` (one per distinct kernel); `role_embedding` and `camera_embedding`, zero at
+    initialisation so that a base model is unchanged by them, or the blocks' `cam_encoder` and `projector`; `compressor`.
     """
 
     _no_split_modules = ["MemoryWanTransformerBlock"]

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.clip import REAL
 from pipeline.trajectory import Trajectory
 from storage.errors import StorageError
 
@@ -22,8 +23,8 @@ CHANNELS: dict[str, np.dtype[Any]] = {"depth": np.dtype("<f4"), "objects": np.dt
 # file per clip (Lance's way above 4 MB) it would run out of them.
 PACKED = 1 << 40
 
-# Scenes of real footage are numbered above all seeds: 42 bits of the video's content, then 20 bits of its piece.
-REAL, PIECES = 1 << 62, 20
+# Scenes of real footage: REAL, then 42 bits of the video's content and 20 bits of its piece.
+PIECES = 20
 SPLITS = ("train", "validation", "test")
 
 

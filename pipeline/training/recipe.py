@@ -34,6 +34,7 @@ class Recipe:
     camera: float = choice(0.5, "share of the steps with novel views")
     text: float = choice(0.35, "share with instructions")
     onward: float = choice(0.15, "share that continues a segment (no source, the preceding one as memory)")
+    real: float = choice(0.3, "share of real footage among the scenes, where data and task have some")
     turned: float = choice(0.2, "share of the text samples whose source is seen by another camera than the target")
     # Memory.
     memories: int = choice(6, "at most")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.clip import Clip
+from pipeline.clip import REAL, Clip
 
 from .recipe import Recipe
 
@@ -111,8 +111,8 @@ class Corpus:
         source = task != "continue" and not (count and common.random() < recipe.source_dropout)
         preceding = task == "continue" or (task == "text" and count > 0)
         alone, merges = common.random() < 0.5, common.random() < 0.5
-        chosen = random.choice(len(self.groups[task]), size=recipe.batch)
-        samples = [self._sample(random, task, *self.groups[task][int(each)], count, preceding) for each in chosen]
+        chosen = [self._group(random, task) for _ in range(recipe.batch)]
+        samples = [self._sample(random, task, *each, count, preceding) for each in chosen]
         return Draw(
             task,
             self.length,
@@ -123,6 +123,13 @@ class Corpus:
             float(common.uniform(*recipe.merge_share)) if merges and count else None,
             not (recipe.camera_dropout and common.random() < recipe.camera_dropout),
         )
+
+    def _group(self, random: np.random.Generator, task: str) -> tuple[int, int]:
+        """A scene and variant: real in the recipe's share, where there are both kinds."""
+        real = [each for each in self.groups[task] if each[0] >= REAL]
+        rendered = [each for each in self.groups[task] if each[0] < REAL]
+        pool = real if not rendered or (real and random.random() < self.recipe.real) else rendered
+        return pool[int(random.integers(len(pool)))]
 
     def _sample(
         self, random: np.random.Generator, task: str, scene: int, variant: int, count: int, preceding: bool
