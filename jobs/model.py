@@ -19,7 +19,6 @@ from pipeline.bases.locate import locate, recognise
 from pipeline.spec import ModelSpec
 from storage.fingerprint import cache_folder, file_digest, folder_digest
 
-
 SHIPPED = Path(pipeline.__path__[0]) / "weights" / "mini"
 SIZES = ("cpu", "gpu")  # of pipeline.mini, which is slow to import
 
@@ -31,8 +30,9 @@ class ModelError(ValueError):
 def resolve(name: str, seed: int = 0) -> Model:
     """A model's name → where it lies, the digest of its content, and the shapes it takes. Raises ModelError.
 
-    `mini`; mini-cpu or mini-gpu, its two sizes with random weights (of `seed`), for training; recammaster, lucy-edit, memory-v2v or their hub ids, fetched where they are not in the hub's cache; a folder
-    with the files of one of those; or a folder written by save_pretrained. Bases are converted into such a folder once.
+    `mini`; mini-cpu or mini-gpu, its two sizes with random weights (of `seed`), for training; recammaster, lucy-edit,
+    memory-v2v or their hub ids, fetched where they are not in the hub's cache; a folder with the files of one of those;
+    or a folder written by save_pretrained. Bases are converted into such a folder once.
     """
     try:
         folder = _folder(name, seed)

@@ -59,7 +59,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             (fractions of the depth): "merge" them with a learnable compressor over `merge_kernel` tokens, "discard"
             them, or nothing. A call may say otherwise, but only a model configured to merge has a compressor.
     New parameters: `tokenizers.<t>x<h>x<w>` (one per distinct kernel); `role_embedding` and `camera_embedding`, zero at
-    initialisation so that a base model is unchanged by them, or the blocks' `cam_encoder` and `projector`; `compressor`.
+    first so that a base model is unchanged by them, or the blocks' `cam_encoder` and `projector`; `compressor`.
     """
 
     _no_split_modules = ["MemoryWanTransformerBlock"]
