@@ -55,15 +55,22 @@ def everywhere(norm: torch.Tensor) -> torch.Tensor:
 
 
 def gather(network: torch.nn.Module) -> None:
-    """Keep what is outside of the blocks whole, so that parts of the network run by themselves. Collective."""
-    if isinstance(network, FSDPModule):
-        network.unshard()
+    """Keep all parameters whole, so that any part of the network runs by itself, and often: to edit, a pipeline calls
+    parts of blocks many times, and gathering them each time would take longer than the edit. Collective."""
+    for module in _spread(network):
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
 
 
 def forget(network: torch.nn.Module) -> None:
     """Let go of what is whole: parameters are about to change, or have been."""
-    if isinstance(network, FSDPModule):
-        network.reshard()
+    for module in _spread(network):
+        module.set_reshard_after_forward(module is not network, recurse=False)
+        module.reshard()
+
+
+def _spread(network: torch.nn.Module) -> list[FSDPModule]:
+    return [module for module in network.modules() if isinstance(module, FSDPModule)]
 
 
 def agreed(value: bool) -> bool:
