@@ -151,7 +151,7 @@ def train(
         with trainer.averaged():
             weights = {name: whole(each.detach()) for name, each in trainer.parameters.items()}
             if rank == 0:
-                pipe.register_to_config(trained_steps=begun + trainer.step)
+                pipe.register_to_config(trained_steps=begun + trainer.step, area=setup.height * setup.width)
                 save_model(pipe, weights, setup.model, Path(setup.out) / MODEL, lora=setup.tune == "lora")
         state = trainer.state_dict()
         if rank == 0:

@@ -52,18 +52,20 @@ class Operations:
         first = self.one(scheme, memories, filling=True)
         if scheme.attention == "joint":
             return steps * passes * first
-        return first + (steps * passes - 1) * self.one(scheme, memories, filling=False)
+        later = self.one(scheme, memories, filling=False)
+        return first + (steps * passes - 1) * later + (passes - 1) * self._text()
 
     def one(self, scheme: Scheme, memories: int, filling: bool = True) -> int:
-        """One pass. `filling`: the one that fills the cache; a joint pass is always the same."""
+        """One pass. `filling`: the one that fills the cache, with all else that never changes; joint passes are equal."""
         config, dim = self.config, self.dim
         groups = self.groups(scheme, memories)
         target = math.prod(self._counts((1, 1, 1)))
         joint = scheme.attention == "joint"
         total = self._around(target)
         if joint or filling:
+            total += self._cameras((1, 1, 1)) + self._timestep() + self._text()
             kernels = [config.source_kernel, *self._kernels(scheme, memories)]
-            total += sum(self._embedding(kernel, self.latent_channels) for kernel in kernels)
+            total += sum(self._embedding(kernel, self.latent_channels) + self._cameras(kernel) for kernel in kernels)
         points = self._points(scheme, memories)
         kept = groups  # what the target meets in later steps, and in the blocks before the first merge point
         for index in range(config.num_layers):
@@ -125,10 +127,13 @@ class Operations:
         return t, h, w
 
     def _embedding(self, kernel: Sequence[int], channels: int) -> int:
-        """Patches to tokens, and the token's camera."""
-        counts, config = self._counts(kernel), self.config
-        size = math.prod(kernel) * math.prod(config.patch_size)
-        total = 2 * math.prod(counts) * self.dim * channels * size
+        """Patches to tokens."""
+        size = math.prod(kernel) * math.prod(self.config.patch_size)
+        return 2 * math.prod(self._counts(kernel)) * self.dim * channels * size
+
+    def _cameras(self, kernel: Sequence[int]) -> int:
+        """What a video's tokens are told of their cameras."""
+        counts, config, total = self._counts(kernel), self.config, 0
         if config.cameras == "plucker":
             total += 2 * math.prod(counts) * 6 * self.dim
         elif config.cameras == "extrinsics":
@@ -138,12 +143,18 @@ class Operations:
         return total
 
     def _around(self, target: int) -> int:
-        """The target's embedding, timestep (and timestep 0), text, and what comes behind the blocks."""
-        config, dim = self.config, self.dim
-        total = self._embedding((1, 1, 1), config.in_channels)
-        total += 2 * 2 * (config.freq_dim * dim + dim * dim + 6 * dim * dim)
-        total += 2 * self.text * (config.text_dim * dim + dim * dim)
-        return total + 2 * target * dim * config.out_channels * math.prod(config.patch_size)
+        """The target's embedding, its timestep, and what comes behind the blocks."""
+        config = self.config
+        total = self._embedding((1, 1, 1), config.in_channels) + self._timestep()
+        return total + 2 * target * self.dim * config.out_channels * math.prod(config.patch_size)
+
+    def _timestep(self) -> int:
+        """The modulation of one timestep."""
+        return 2 * (self.config.freq_dim * self.dim + 7 * self.dim**2)
+
+    def _text(self) -> int:
+        """A text's embedding, and its keys and values in every block."""
+        return 2 * self.text * self.dim * (self.config.text_dim + self.dim * (1 + 2 * self.config.num_layers))
 
     def _project(self, count: int) -> int:
         return 6 * count * self.dim**2
@@ -153,7 +164,7 @@ class Operations:
         dim = self.dim
         total = 8 * count * dim**2 + 4 * count * (count + context) * dim + 4 * count * dim * self.config.ffn_dim
         if text:
-            total += 4 * count * dim**2 + 4 * text * dim**2 + 4 * count * text * dim
+            total += 4 * count * dim**2 + 4 * count * text * dim  # its keys and values: see _text
         return total
 
     def _merged(self, groups: Sequence[Group], scheme: Scheme, memories: int) -> list[Group]:

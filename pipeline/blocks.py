@@ -61,6 +61,32 @@ class MemoryAttnProcessor(WanAttnProcessor):
         return (attended, own) if project else attended
 
 
+class TextAttnProcessor(WanAttnProcessor):
+    """Wan's processor for the text, whose keys and values may be there already."""
+
+    def __call__(
+        self,
+        attn: WanAttention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | Keys | None = None,
+        attention_mask: torch.Tensor | None = None,
+        rotary_emb: Rotary | None = None,
+    ) -> torch.Tensor:
+        """As Wan's; encoder_hidden_states: text (B, L, D), or what `text_keys` makes of it."""
+        if not isinstance(encoder_hidden_states, tuple):
+            return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
+        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
+        attended = dispatch_attention_fn(query, *encoder_hidden_states, backend=self._attention_backend)
+        return attn.to_out[1](attn.to_out[0](attended.flatten(2, 3).type_as(query)))
+
+
+def text_keys(block: Any, text: torch.Tensor) -> Keys:
+    """Keys and values (B, L, heads, d) of the text (B, L, D) in a block's cross-attention."""
+    attn = block.attn2
+    _, key, value = _get_qkv_projections(attn, text[:, :0], text)
+    return attn.norm_k(key).unflatten(2, (attn.heads, -1)), value.unflatten(2, (attn.heads, -1))
+
+
 def _turned(states: torch.Tensor, rotary: Rotary) -> torch.Tensor:
     """Wan's rotary turn of (B, N, heads, d): neighbouring channels are a pair."""
     even, odd = states.unflatten(-1, (-1, 2)).unbind(-1)
@@ -79,6 +105,7 @@ class MemoryWanTransformerBlock(WanTransformerBlock):
     def __init__(self, *args: Any, cameras: bool = False) -> None:
         super().__init__(*args)
         self.attn1.set_processor(MemoryAttnProcessor())
+        self.attn2.set_processor(TextAttnProcessor())
         self.cam_encoder = self.projector = None
         if cameras:
             dim = self.scale_shift_table.shape[-1]
@@ -97,7 +124,7 @@ class MemoryWanTransformerBlock(WanTransformerBlock):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | None,
+        encoder_hidden_states: torch.Tensor | Keys | None,
         temb: torch.Tensor,
         rotary_emb: Rotary,
         conditioning_temb: torch.Tensor | None = None,
@@ -108,7 +135,7 @@ class MemoryWanTransformerBlock(WanTransformerBlock):
     ) -> Any:
         """One block of a sequence (B, N, D).
 
-        encoder_hidden_states: text; None for conditioning, which does not attend to it.
+        encoder_hidden_states: text (B, L, D) or its keys and values; None for conditioning, which attends to none.
         temb (B, 6, D) modulates the first `target_tokens` tokens, conditioning_temb the rest; without it, temb all.
         cameras (B, N, 12): poses of the tokens, for blocks with camera layers.
         context: keys and values (B, M, heads, d) to attend to beside the sequence's own.

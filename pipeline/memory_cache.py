@@ -5,17 +5,21 @@
         prediction = transformer(latents, t, text, source=source, memories=memories, cache=cache).sample
 
 The first call fills it, the others read it: conditioning tokens see neither the noise, nor the timestep, nor the text.
+What the target's cameras and the texts come to is the same at every step too, and is kept beside.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 
 from .merging import rank_correlation
 
 Keys = tuple[torch.Tensor, torch.Tensor]
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -37,21 +41,41 @@ class MemoryCache:
     responsiveness: dict[int, torch.Tensor] = field(default_factory=dict)
     mean_keys: dict[int, torch.Tensor] = field(default_factory=dict)
     later: dict[int, list[torch.Tensor]] = field(default_factory=dict)
-    _blocks: dict[int, tuple[torch.Tensor, ...]] = field(default_factory=dict)
+    _blocks: dict[Any, tuple[torch.Tensor, ...]] = field(default_factory=dict)
+    _target: dict[str, Any] = field(default_factory=dict)
+    _texts: list[tuple[torch.Tensor, int]] = field(default_factory=list)
 
     @property
     def bytes(self) -> int:
-        """What the keys and values take up."""
+        """What the keys and values take up, the texts' included."""
         return sum(each.numel() * each.element_size() for entry in self._blocks.values() for each in entry)
 
     def clear(self) -> None:
         """Forget everything: for another edit, or after a pass that broke off."""
         self.complete = False
-        for part in (self.responsiveness, self.mean_keys, self.later, self._blocks):
+        for part in (self.responsiveness, self.mean_keys, self.later, self._blocks, self._target, self._texts):
             part.clear()
 
-    def store(self, block: int, keys: Keys) -> None:
-        """Keep a block's keys and values."""
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What `make` says of the target's place, asked once."""
+        if name not in self._target:
+            self._target[name] = make()
+        return self._target[name]
+
+    def text(self, states: torch.Tensor, make: Callable[[], Iterable[Keys]]) -> int:
+        """The number of a text whose keys and values are kept, under (number, block); made where it is new. The same
+        text is the same tensor, not written to since."""
+        for number, (known, version) in enumerate(self._texts):
+            if known is states and version == states._version:
+                return number
+        number = len(self._texts)
+        for block, keys in enumerate(make()):
+            self.store((number, block), keys)
+        self._texts.append((states, states._version))
+        return number
+
+    def store(self, block: int | tuple[int, int], keys: Keys) -> None:
+        """Keep a block's keys and values, of the conditioning or of a text."""
         kept = []
         for each in keys:
             if self.dtype is not None and self.dtype.itemsize == 1:
@@ -62,7 +86,7 @@ class MemoryCache:
                 kept.append(each.to(self.device, self.dtype))
         self._blocks[block] = tuple(kept)
 
-    def load(self, block: int, like: torch.Tensor) -> Keys:
+    def load(self, block: int | tuple[int, int], like: torch.Tensor) -> Keys:
         """A block's keys and values, on the device and in the dtype of `like`."""
         kept = [each.to(like.device, like.dtype, non_blocking=True) for each in self._blocks[block]]
         if len(kept) == 4:

@@ -1,7 +1,8 @@
 """`mini`: the small model of the repository, an instance of the same classes by configuration.
 
-It works on normalised pixels (no VAE), in segments of 16 frames of about 64x64, with a byte-level text encoder that
-needs no files. Here it is built with random weights (`trained` is False); training fills the same folder layout:
+It works on normalised pixels (no VAE), in segments of 16 frames of about 48x48 (the larger size: 96x96), with a
+byte-level text encoder that needs no files. Built here it has random weights (`trained_steps` is 0); training fills the
+same folder layout:
 
     build_mini(seed=0).save_pretrained(folder)
     MemoryV2VPipeline.from_pretrained(folder)
@@ -41,7 +42,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "cpu": {"num_attention_heads": 6, "num_layers": 6, "ffn_dim": 768},
     "gpu": {"num_attention_heads": 12, "num_layers": 12, "ffn_dim": 1536},
 }
-AREAS = {"cpu": 64 * 64, "gpu": 96 * 96}
+AREAS = {"cpu": 48 * 48, "gpu": 96 * 96}
 TEXT: dict[str, Any] = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_heads": 4, "num_layers": 2}
 PIPELINE: dict[str, Any] = {
     "prediction": "sample",

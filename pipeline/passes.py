@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,15 +35,16 @@ class Pass:
     """What all blocks of a pass share.
 
     call(block, *arguments) runs a block (through gradient checkpointing, where that is on); rotary gives the factors
-    of places. text (B, L, D); modulation (B, 6, D) of the target's timestep, clean (1, 6, D) of timestep 0.
+    of places. text: (B, L, D), or its number in the cache; modulation (B, 6, D) of the target's timestep, clean
+    (1, 6, D) of timestep 0, where conditioning takes part.
     """
 
     blocks: nn.ModuleList
     call: Callable[..., Any]
     rotary: Callable[[torch.Tensor], Rotary]
-    text: torch.Tensor
+    text: torch.Tensor | int
     modulation: torch.Tensor
-    clean: torch.Tensor
+    clean: torch.Tensor | None
     merging: Merging
 
     def joint(self, target: Tokens, conditioning: Tokens, noisy: int) -> torch.Tensor:
@@ -68,15 +70,19 @@ class Pass:
         the target has come to at each merge point. Without both the target is alone.
         """
         filling = None
+        turn = partial(self.rotary, target.places)
+        factors = turn() if cache is None else cache.once("rotary", turn)
         if conditioning is not None:
             filling = Filling(self, cache or MemoryCache(), conditioning, reused=cache is not None)
             cache = filling.cache
-        factors = self.rotary(target.places)
         for index, block in enumerate(self.blocks):
             if filling is not None:
                 filling.fill(index, target)
             context = None if cache is None else cache.load(index, target.states)
-            arguments = (target.states, self.text, self.modulation, factors, None, 0, target.cameras, context)
+            text: Any = self.text
+            if cache is not None and isinstance(text, int):
+                text = cache.load((text, index), target.states)
+            arguments = (target.states, text, self.modulation, factors, None, 0, target.cameras, context)
             if cache is not None and cache.track and cache.complete and index in cache.mean_keys:
                 states, (queries, _, _) = self.call(block, *arguments, "also")
                 cache.later.setdefault(index, []).append(responsiveness(queries, cache.mean_keys[index]))
@@ -98,7 +104,7 @@ class Pass:
         sequence = Tokens.join([target, conditioning])
         return sequence, self.rotary(sequence.places)
 
-    def projections(self, block: nn.Module, tokens: Tokens, modulation: torch.Tensor) -> Any:
+    def projections(self, block: nn.Module, tokens: Tokens, modulation: torch.Tensor | None) -> Any:
         """Queries, keys and values that a block would attend with."""
         factors = self.rotary(tokens.places)
         return self.call(block, tokens.states, None, modulation, factors, None, 0, tokens.cameras, None, "only")
@@ -120,7 +126,6 @@ class Filling:
     """The conditioning on its way through the blocks, leaving its keys and values in the cache."""
 
     def __init__(self, run: Pass, cache: MemoryCache, conditioning: Tokens, reused: bool) -> None:
-        cache.clear()
         self.run, self.cache, self.tokens, self.reused = run, cache, conditioning, reused
         self.before: list[Tokens] = []  # at the entries of the blocks before the first merge point
         self.factors = run.rotary(conditioning.places)

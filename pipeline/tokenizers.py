@@ -30,6 +30,15 @@ class Group(NamedTuple):
         return self.frames * self.rows * self.columns
 
 
+class Where(NamedTuple):
+    """Of a video's tokens: places and cameras as in `Tokens`, and what is added to their states (B, F, h or 1, w or 1,
+    D) for the cameras, if anything."""
+
+    places: torch.Tensor
+    added: torch.Tensor | None
+    cameras: torch.Tensor | None
+
+
 @dataclass(frozen=True, eq=False)
 class Tokens:
     """A sequence of tokens, group after group, frame after frame.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,14 +24,14 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.utils import apply_lora_scale
 from torch import nn
 
-from .blocks import MemoryWanTransformerBlock
+from .blocks import MemoryWanTransformerBlock, text_keys
 from .cameras import over_token_frames, plucker, token_rays
 from .conditioning import CHOICES, ConditioningVideo, check, choice
-from .memory_cache import MemoryCache
+from .memory_cache import Keys, MemoryCache
 from .merging import Compressor, fraction
 from .passes import Merging, Pass
 from .positions import Rotary, frustum_places, frustum_rotary, grid_places, grid_rotary
-from .tokenizers import Group, Kernel, Tokenizers, Tokens, pad_to
+from .tokenizers import Group, Kernel, Tokenizers, Tokens, Where, pad_to
 
 # Parameters that a base model does not have.
 NEW = ("tokenizers.", "role_embedding", "camera_embedding.", "compressor.", ".cam_encoder.", ".projector.")
@@ -242,17 +243,29 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
                 target_video.latent, timestep, encoder_hidden_states, encoder_hidden_states_image, return_dict
             )
 
-        target = self._tokens(target_video, None, 0)
-        temb, modulation, text, image = self.condition_embedder(
+        if cache is not None and not filled:
+            cache.clear()
+        place = partial(self._where, target_video, None, 0)
+        where = place() if cache is None else cache.once("where", place)
+        target = self._tokens(target_video, None, where)
+        text: Any
+        # An edit's words and cameras come to the same at every step; images among the words are rare and not kept.
+        keeps = cache is not None and encoder_hidden_states_image is None and self.config.added_kv_proj_dim is None
+        if cache is not None and keeps:
+            text = cache.text(encoder_hidden_states, partial(self._text_keys, encoder_hidden_states))
+            encoder_hidden_states = encoder_hidden_states[:, :0]
+        temb, modulation, embedded, image = self.condition_embedder(
             timestep, encoder_hidden_states, encoder_hidden_states_image
         )
-        if image is not None:
-            text = torch.cat([image, text], dim=1)
+        if not keeps:
+            text = embedded if image is None else torch.cat([image, embedded], dim=1)
         conditioning = None
         if (source or memories) and not filled:
             conditioning = self._conditioning(source, memories, hidden_states.shape[2], memory_kernels)
         share = fraction(len(memories)) if merge_share is None else merge_share
-        run = self._pass(text, modulation.unflatten(1, (6, -1)), merge if memories else "off", share)
+        modulation = modulation.unflatten(1, (6, -1))
+        clean = None if conditioning is None else self._clean_modulation(modulation)
+        run = self._pass(text, modulation, clean, merge if memories else "off", share)
         if conditioning is not None and attention == "joint":
             noisy = len(target)
             if source is not None and config.source_modulation == "target":
@@ -275,9 +288,10 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
     ) -> MemoryCache:
         """Fill a cache ahead of any target of `frames` latent frames, without merging, which needs a target."""
         cache = MemoryCache() if cache is None else cache
+        cache.clear()
         conditioning = self._conditioning(source, memories, frames)
-        clean = conditioning.states[:, :1]
-        self._pass(clean, clean, "off", 0.0).encode(cache, conditioning)
+        clean = self._clean_modulation(conditioning.states)
+        self._pass(conditioning.states, clean, clean, "off", 0.0).encode(cache, conditioning)
         return cache
 
     def kernel_of(self, rank: int, kernels: Sequence[Kernel] | None = None) -> Kernel:
@@ -318,21 +332,17 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         span = frames // self.config.patch_size[0]
         return Tokens.join(
             [
-                self._tokens(video, kernel, offset, memory=video is not source)
+                self._tokens(video, kernel, self._where(video, kernel, offset), memory=video is not source)
                 for video, kernel, offset in self._places(source, memories, span, kernels)
             ]
         )
 
-    def _tokens(self, video: ConditioningVideo, kernel: Kernel | None, offset: int, memory: bool = False) -> Tokens:
-        """Tokens (B, tokens, D) of one video and where they are; `kernel` None is the base's own embedding."""
+    def _where(self, video: ConditioningVideo, kernel: Kernel | None, offset: int) -> Where:
+        """Where the tokens of one video are, and what is added to them for its cameras."""
         config = self.config
-        embedding: Any = self.patch_embedding if kernel is None else self.tokenizers.of(kernel)
-        size = embedding.kernel_size
-        states = embedding(pad_to(video.latent, size))
-        counts = states.shape[2:]
-        states = states.movedim(1, -1)  # (B, F, h, w, D)
-        if self.role_embedding is not None and kernel is not None:
-            states = states + self.role_embedding[int(memory)].to(states.dtype)
+        size = self._embedding(kernel).kernel_size
+        counts = [-(-length // each) for length, each in zip(video.latent.shape[2:], size, strict=True)]
+        added: torch.Tensor | None = None
         cameras: torch.Tensor | None = None
         rays: Any = None
         if video.poses is not None and (config.cameras == "plucker" or config.positions == "frustum"):
@@ -340,21 +350,42 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             with torch.autocast(video.poses.device.type, enabled=False):  # positions are never rounded
                 rays = token_rays(video.poses, video.intrinsics, video.latent.shape[3:], size, counts)
         if video.poses is not None and config.cameras == "plucker":
-            states = states + self.camera_embedding(plucker(*rays).to(states.dtype))
+            added = self.camera_embedding(plucker(*rays).to(video.latent.dtype))
         elif video.poses is not None:
             mean = over_token_frames(video.poses, size[0]).flatten(2)
             if config.cameras == "per_block":
                 cameras = mean[:, :, None].expand(-1, -1, counts[1] * counts[2], -1).flatten(1, 2)
             else:
-                states = states + self.camera_embedding(mean.to(states.dtype))[:, :, None, None]
+                added = self.camera_embedding(mean.to(video.latent.dtype))[:, :, None, None]
         if config.positions == "frustum":
             assert video.times is not None
             origins, directions = rays
             places = frustum_places(origins, directions, over_token_frames(video.times, size[0]).float())
         else:
-            places = grid_places(counts, kernel or (1, 1, 1), offset, states.device)
-        group = Group(counts[0], counts[1], counts[2], memory)
-        return Tokens(states.flatten(1, 3).contiguous(), places, cameras, (group,))
+            places = grid_places(counts, kernel or (1, 1, 1), offset, video.latent.device)
+        return Where(places, added, cameras)
+
+    def _tokens(self, video: ConditioningVideo, kernel: Kernel | None, where: Where, memory: bool = False) -> Tokens:
+        """Tokens (B, tokens, D) of one video; `kernel` None is the base's own embedding."""
+        embedding = self._embedding(kernel)
+        states = embedding(pad_to(video.latent, embedding.kernel_size))
+        frames, rows, columns = states.shape[2:]
+        states = states.movedim(1, -1)  # (B, F, h, w, D)
+        if self.role_embedding is not None and kernel is not None:
+            states = states + self.role_embedding[int(memory)].to(states.dtype)
+        if where.added is not None:
+            states = states + where.added.to(states.dtype)
+        return Tokens(
+            states.flatten(1, 3).contiguous(), where.places, where.cameras, (Group(frames, rows, columns, memory),)
+        )
+
+    def _embedding(self, kernel: Kernel | None) -> Any:
+        return self.patch_embedding if kernel is None else self.tokenizers.of(kernel)
+
+    def _text_keys(self, states: torch.Tensor) -> Iterator[Keys]:
+        """Keys and values of a text (B, L, text_dim) in the cross-attention of every block."""
+        text = self.condition_embedder.text_embedder(states)
+        return (text_keys(block, text) for block in self.blocks)
 
     def _rotary(self, places: torch.Tensor) -> Rotary:
         config = self.config
@@ -363,11 +394,15 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             return frustum_rotary(places, heads, head_dim, config.frustum_depths)
         return grid_rotary(places, (self.rope.t_dim, self.rope.h_dim, self.rope.w_dim))
 
-    def _pass(self, text: torch.Tensor, modulation: torch.Tensor, merge: str, share: float) -> Pass:
+    def _clean_modulation(self, like: torch.Tensor) -> torch.Tensor:
+        """(1, 6, D): that of timestep 0, on the device and in the dtype of `like`."""
         embedder = self.condition_embedder
-        clean = embedder.timesteps_proj(torch.zeros(1, device=text.device))
+        clean = embedder.timesteps_proj(torch.zeros(1, device=like.device))
         clean = clean.to(next(embedder.time_embedder.parameters()).dtype)
-        clean = embedder.time_proj(embedder.act_fn(embedder.time_embedder(clean).type_as(text))).unflatten(1, (6, -1))
+        clean = embedder.time_proj(embedder.act_fn(embedder.time_embedder(clean).type_as(like)))
+        return clean.unflatten(1, (6, -1))
+
+    def _pass(self, text: Any, modulation: torch.Tensor, clean: torch.Tensor | None, merge: str, share: float) -> Pass:
         merging = Merging()
         if merge != "off":
             compressor = self.compressor if merge == "merge" else None

@@ -67,7 +67,8 @@ def predict(model, **given):
 def masked(model, given):
     """Cached attention without any cache: one sequence, a mask, and a table of modulations per token."""
     target_view = [given[f"target_{name}"] for name in ("poses", "intrinsics", "times")]
-    target = model._tokens(ConditioningVideo(given["hidden_states"], *target_view), None, 0)
+    video = ConditioningVideo(given["hidden_states"], *target_view)
+    target = model._tokens(video, None, model._where(video, None, 0))
     others = model._conditioning(given["source"], given["memories"], given["hidden_states"].shape[2])
     x = torch.cat([target.states, others.states], dim=1)
     count, total = target.states.shape[1], x.shape[1]
@@ -137,8 +138,9 @@ def test_encoding_ahead_fills_the_same_cache():
     expected = predict(model, **given, cache=cache)
     with torch.no_grad():
         ahead = model.encode_conditioning(given["source"], given["memories"], frames=4)
-    assert ahead.complete and ahead.bytes == cache.bytes
+    assert ahead.complete
     assert torch.allclose(predict(model, **{**given, "source": None, "memories": ()}, cache=ahead), expected, atol=1e-6)
+    assert ahead.bytes == cache.bytes
 
 
 def test_several_noisy_targets_share_one_encoding():
@@ -157,7 +159,8 @@ def test_the_cache_says_what_it_takes_and_takes_less_in_fp8():
     tokens, dim = model._conditioning(given["source"], given["memories"], 4).states.shape[1:]
     caches = {dtype: MemoryCache(dtype=dtype) for dtype in (None, torch.bfloat16, torch.float8_e4m3fn)}
     results = {dtype: predict(model, **given, cache=cache) for dtype, cache in caches.items()}
-    scales = 6 * 2 * 2 * 4  # one float per block, key or value, and head
+    tokens += given["encoder_hidden_states"].shape[1]  # the words' are kept as well
+    scales = 2 * 6 * 2 * 2 * 4  # one float per block, key or value, and head, of either
     sizes = [cache.bytes - scales * (dtype is not None and dtype.itemsize == 1) for dtype, cache in caches.items()]
     assert sizes == [6 * 2 * tokens * dim * size for size in (4, 2, 1)]
     spread = results[None].std()
@@ -266,3 +269,17 @@ def test_what_does_not_fit_is_refused_with_expected_and_got(model, changes, mess
 def test_an_unknown_choice_is_refused_when_the_model_is_built():
     with pytest.raises(ValueError, match="positions must be one of grid, frustum, got 'sphere'"):
         MemoryWanTransformer3DModel(**TINY, positions="sphere")
+
+
+def test_what_does_not_change_between_steps_is_computed_once_and_a_text_that_does_is_seen():
+    model, given = model_of(seed=4), call(memories=2)
+    cache, embedded = MemoryCache(), []
+    model.condition_embedder.text_embedder.register_forward_hook(lambda *_: embedded.append(_[1][0].shape[1]))
+    first = predict(model, **given, cache=cache)
+    assert torch.equal(predict(model, **given, cache=cache), predict(model, **given, cache=cache))
+    assert [count for count in embedded if count] == [5], "the same words were embedded again"
+    other = given | {"encoder_hidden_states": -given["encoder_hidden_states"]}
+    changed = predict(model, **other, cache=cache)
+    assert torch.allclose(changed, predict(model, **other), atol=1e-5) and not torch.allclose(changed, first, atol=1e-3)
+    given["encoder_hidden_states"].neg_()
+    assert torch.allclose(predict(model, **given, cache=cache), changed, atol=1e-6)

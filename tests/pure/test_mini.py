@@ -7,11 +7,12 @@ from pipeline.mini import build_mini, build_tiny
 
 
 def test_mini_is_the_model_of_the_recipe():
-    pipe = build_mini()
-    config = pipe.transformer.config
-    assert (config.num_attention_heads * config.attention_head_dim, config.num_layers) == (256, 8)
-    spec = pipe.spec
-    assert (spec.segment_frames, spec.area, spec.size_multiple) == (16, 96 * 96, 8)
+    sizes = {"cpu": (192, 6, 48 * 48), "gpu": (384, 12, 96 * 96)}
+    for size, (dim, layers, area) in sizes.items():
+        pipe = build_mini(size=size)
+        config, spec = pipe.transformer.config, pipe.spec
+        assert (config.num_attention_heads * config.attention_head_dim, config.num_layers) == (dim, layers)
+        assert (spec.segment_frames, spec.area, spec.size_multiple) == (16, area, 8)
     assert [spec.frames_for(n) for n in (1, 4, 15, 16, 17)] == [4, 4, 16, 16, 20]
     assert pipe.config.prediction == "sample" and not pipe.spec.trained
 

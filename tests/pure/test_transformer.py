@@ -32,6 +32,10 @@ def inputs(frames=3, height=8, width=12, channels=16, seed=1):
     return latent, torch.tensor([400.0]), torch.randn(1, 7, 32, generator=random)
 
 
+def embedded(model, video):
+    return model._tokens(video, None, model._where(video, None, 0)).states
+
+
 def poses(frames, step=0.1):
     still = torch.eye(3, 4).expand(1, frames, 3, 4).clone()
     still[0, :, 0, 3] = step * torch.arange(frames)
@@ -180,7 +184,7 @@ def test_a_token_over_several_latent_frames_has_their_mean_camera():
     model = MemoryWanTransformer3DModel(**{**WAN, "patch_size": (2, 2, 2)})
     torch.nn.init.normal_(model.camera_embedding.weight)
     latent, path = torch.zeros(1, 16, 4, 2, 2), torch.randn(1, 4, 3, 4)
-    plain, posed = (model._tokens(ConditioningVideo(latent, each), None, 0).states for each in (None, path))
+    plain, posed = (embedded(model, ConditioningVideo(latent, each)) for each in (None, path))
     expected = model.camera_embedding(torch.stack([path[0, :2].mean(0), path[0, 2:].mean(0)]).flatten(1))
     assert torch.allclose((posed - plain)[0], expected, atol=1e-5)
 
@@ -189,7 +193,7 @@ def test_a_padded_frame_repeats_the_last_camera():
     model = MemoryWanTransformer3DModel(**{**WAN, "patch_size": (2, 2, 2)})
     torch.nn.init.normal_(model.camera_embedding.weight)
     latent, path = torch.zeros(1, 16, 3, 2, 2), torch.randn(1, 3, 3, 4)
-    plain, posed = (model._tokens(ConditioningVideo(latent, each), None, 0).states for each in (None, path))
+    plain, posed = (embedded(model, ConditioningVideo(latent, each)) for each in (None, path))
     assert torch.allclose((posed - plain)[0, 1], model.camera_embedding(path[0, 2].flatten()), atol=1e-5)
 
 
