@@ -56,7 +56,7 @@ class Operations:
         return first + (steps * passes - 1) * later + (passes - 1) * self._text()
 
     def one(self, scheme: Scheme, memories: int, filling: bool = True) -> int:
-        """One pass. `filling`: the one that fills the cache, with all else that never changes; joint passes are equal."""
+        """One pass. `filling`: the one that fills the cache, with all that never changes; joint passes are equal."""
         config, dim = self.config, self.dim
         groups = self.groups(scheme, memories)
         target = math.prod(self._counts((1, 1, 1)))

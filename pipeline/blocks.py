@@ -62,7 +62,7 @@ class MemoryAttnProcessor(WanAttnProcessor):
 
 
 class TextAttnProcessor(WanAttnProcessor):
-    """Wan's processor for the text, whose keys and values may be there already."""
+    """Wan's processor for the text, whose keys and values may have been projected before."""
 
     def __call__(
         self,
@@ -71,20 +71,18 @@ class TextAttnProcessor(WanAttnProcessor):
         encoder_hidden_states: torch.Tensor | Keys | None = None,
         attention_mask: torch.Tensor | None = None,
         rotary_emb: Rotary | None = None,
-    ) -> torch.Tensor:
-        """As Wan's; encoder_hidden_states: text (B, L, D), or what `text_keys` makes of it."""
+        project: bool = False,
+    ) -> Any:
+        """As Wan's; encoder_hidden_states: text (B, L, D), or its keys and values (B, L, heads, d), which is all that
+        `project` returns."""
+        if project:
+            _, key, value = _get_qkv_projections(attn, hidden_states, encoder_hidden_states)
+            return attn.norm_k(key).unflatten(2, (attn.heads, -1)), value.unflatten(2, (attn.heads, -1))
         if not isinstance(encoder_hidden_states, tuple):
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
         query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
         attended = dispatch_attention_fn(query, *encoder_hidden_states, backend=self._attention_backend)
         return attn.to_out[1](attn.to_out[0](attended.flatten(2, 3).type_as(query)))
-
-
-def text_keys(block: Any, text: torch.Tensor) -> Keys:
-    """Keys and values (B, L, heads, d) of the text (B, L, D) in a block's cross-attention."""
-    attn = block.attn2
-    _, key, value = _get_qkv_projections(attn, text[:, :0], text)
-    return attn.norm_k(key).unflatten(2, (attn.heads, -1)), value.unflatten(2, (attn.heads, -1))
 
 
 def _turned(states: torch.Tensor, rotary: Rotary) -> torch.Tensor:
@@ -139,8 +137,11 @@ class MemoryWanTransformerBlock(WanTransformerBlock):
         temb (B, 6, D) modulates the first `target_tokens` tokens, conditioning_temb the rest; without it, temb all.
         cameras (B, N, 12): poses of the tokens, for blocks with camera layers.
         context: keys and values (B, M, heads, d) to attend to beside the sequence's own.
-        project: "also" returns (states, (queries, keys, values) of the self-attention), "only" those and nothing else.
+        project: "also" returns (states, (queries, keys, values) of the self-attention), "only" those and nothing else;
+            "text" the keys and values of the text, whatever the sequence.
         """
+        if project == "text":
+            return self.attn2(hidden_states, encoder_hidden_states, project=True)
         if conditioning_temb is None or target_tokens == hidden_states.shape[1]:
             stock = self.projector is None and context is None and not project
             if encoder_hidden_states is not None and stock:

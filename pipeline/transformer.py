@@ -24,7 +24,7 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.utils import apply_lora_scale
 from torch import nn
 
-from .blocks import MemoryWanTransformerBlock, text_keys
+from .blocks import MemoryWanTransformerBlock
 from .cameras import over_token_frames, plucker, token_rays
 from .conditioning import CHOICES, ConditioningVideo, check, choice
 from .memory_cache import Keys, MemoryCache
@@ -385,7 +385,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
     def _text_keys(self, states: torch.Tensor) -> Iterator[Keys]:
         """Keys and values of a text (B, L, text_dim) in the cross-attention of every block."""
         text = self.condition_embedder.text_embedder(states)
-        return (text_keys(block, text) for block in self.blocks)
+        nothing = (text[:, :0], text, None, None, None, 0, None, None, "text")
+        return (self._call(block, *nothing) for block in self.blocks)
 
     def _rotary(self, places: torch.Tensor) -> Rotary:
         config = self.config
