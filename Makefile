@@ -1,10 +1,12 @@
 # make demo   edit a rendered clip in three turns, then look at demo/out
 # make test   lint, types, tests (what continuous integration runs)
 # make bench  every benchmark; writes docs/benchmarks.md
+# make train-mini   the model in the box from nothing, into build/ (SIZE=gpu on a GPU; FOOTAGE=DIR LICENCE=... adds clips)
 PYTHON ?= python3
+SIZE ?= cpu
 BIN := .venv/bin
 
-.PHONY: install demo test lint bench check-docs clean
+.PHONY: install demo test lint bench check-docs train-mini clean
 
 install: .venv/installed
 
@@ -30,6 +32,14 @@ bench: install
 
 check-docs: install
 	$(BIN)/python -m tests.check_docs
+
+# What mini learns from: scenes at twice its size, so that pictures are averaged over rays, at three frame rates.
+CLIPS := height=96 width=96 rates=[6,12,24]
+
+train-mini: install
+	$(BIN)/memory-v2v synthesize --out build/scenes --scenes 500 $(CLIPS)
+	$(if $(FOOTAGE),$(BIN)/memory-v2v synthesize --out build/scenes --from-videos $(FOOTAGE) licence=$(LICENCE) $(CLIPS))
+	$(BIN)/memory-v2v train --data build/scenes --out build/mini-$(SIZE) --config configs/mini-$(SIZE).yaml
 
 clean:
 	rm -rf demo .venv

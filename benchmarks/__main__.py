@@ -1,11 +1,12 @@
-"""`make bench`: run every benchmark and write docs/benchmarks.md from the JSON lines that they print.
+"""`make bench`: run benchmarks and write their parts of docs/benchmarks.md from the JSON lines that they print.
 
-python -m benchmarks [--quick]
+python -m benchmarks [--quick] [NAME ...]    every one but those that belong to a shipped model, or these
 """
 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -33,6 +34,36 @@ GOALS = {
         "wan_cache_mb_8": "MB of the 1.3B shape's cache with 8 memories, bfloat16",
         "wan_share_of_ceiling": "TFLOP/s of a cached pass over those of a plain matrix product (goal: .6)",
         "wan_peak_gb_8": "peak memory of that edit",
+    },
+    "consistency": {
+        "cross_turn_independent": "error between turns where the source saw nothing, every turn by itself",
+        "cross_turn_autoregressive": "the same where every turn edits the last one's result",
+        "cross_turn_memory": "the same where every turn is shown those before it (goal: half of independent)",
+        "memory_vs_autoregressive_12": "between turns 1 and 2, memory over autoregressive (goal: below 1)",
+        "memory_vs_autoregressive_13": "the same of turns 1 and 3",
+        "memory_vs_autoregressive_23": "the same of turns 2 and 3",
+        "memory_vs_independent": "memory over independent (goal: .5)",
+        "cross_turn_true_views": "what resampling one true view into another costs: in all of these errors",
+        "cross_turn_truth": "where every turn is shown the true views of those before it",
+        "cross_turn_random": "memory, with one earlier turn at random",
+        "cross_turn_discard": "memory, frames of low responsiveness dropped instead of merged",
+        "sharpness_memory": "differences of neighbouring pixels over those of the true views (goal: .8)",
+        "sharpness_independent": "the same without memory",
+        "merging_loss": "what merging adds to the error (goal: .01)",
+        "psnr_seen_memory": "dB to the true view where the source saw it",
+        "psnr_seen_memory_minus_independent": "the same, less that without memory (goal: -.3)",
+        "cached_vs_joint": "error of cached attention over joint attention, one set of weights (goal: 1.03)",
+        "edit_success": "share of clips whose first segment shows the edit (goal: .9)",
+        "edit_success_everywhere": "share of all segments that show it",
+        "edit_persistence": "share of later segments that keep the look, over that with a true past (goal: .95)",
+        "edit_persistence_independent": "that share without memory",
+        "edit_persistence_memory": "that share with memory",
+        "colour_drift_independent": "distance of the thing's mean colour from the first segment's, without memory",
+        "colour_drift_memory": "the same with memory",
+        "psnr_outside_edit": "dB to the source where the edit changes nothing",
+        "return_to_origin": "error of a repeated first turn over that with the true first view as memory (goal: 1.25)",
+        "model": "first digits of the model's digest",
+        "quick": "whether this was the quick version",
     },
     "coverage": {
         "speedup_10k_same_points": "bit sets against vectorised Algorithm 1, same points, 10,000 rows (goal: 3,000)",
@@ -63,29 +94,50 @@ GOALS = {
 }
 
 
+# Run once for every model that is shipped; takes the better part of an hour.
+OF_THE_MODEL = ("consistency",)
+DOCUMENT = HERE.parent / "docs" / "benchmarks.md"
+
+
 def main(arguments: list[str]) -> int:
-    lines = [
-        "# Benchmarks",
-        "",
-        f"Written by `make bench` on {date.today()}: {platform.machine()}, {torch.get_num_threads()} threads, "
-        f"Python {platform.python_version()}, torch {torch.__version__}"
-        + (", quick versions." if "--quick" in arguments else "."),
-        "Every figure compares two things inside one run; absolute seconds depend on the machine.",
-    ]
-    for name in sorted(GOALS):
+    options = [each for each in arguments if each.startswith("-")]
+    names = [each for each in arguments if each not in options] or sorted(set(GOALS) - set(OF_THE_MODEL))
+    if unknown := sorted(set(names) - set(GOALS)):
+        print(f"no benchmark {unknown[0]}; there are {', '.join(sorted(GOALS))}")
+        return 2
+    parts = _parts(DOCUMENT.read_text()) if DOCUMENT.exists() else {}
+    for name in names:
         print(f"== {name}", flush=True)
-        ran = subprocess.run(
-            [sys.executable, "-m", f"benchmarks.{name}", *arguments], stdout=subprocess.PIPE, text=True
-        )
+        ran = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *options], stdout=subprocess.PIPE, text=True)
         print(ran.stdout, flush=True)
         if ran.returncode:
-            print(f"benchmarks.{name} failed with exit code {ran.returncode}; docs/benchmarks.md is left as it is")
+            print(f"benchmarks.{name} failed with exit code {ran.returncode}; its part of {DOCUMENT.name} stays")
             return 1
         figures = json.loads(ran.stdout.strip().splitlines()[-1])
-        lines += ["", f"## {name}", "", "| figure | value | what it is |", "|---|---|---|"]
+        lines = [
+            f"Measured on {date.today()}: {platform.machine()}, {os.cpu_count()} cores, "
+            f"Python {platform.python_version()}, torch {torch.__version__}"
+            + (", quick version." if "--quick" in options else "."),
+            "",
+            "| figure | value | what it is |",
+            "|---|---|---|",
+        ]
         lines += [f"| `{key}` | {_number(value)} | {GOALS[name].get(key, '')} |" for key, value in figures.items()]
-    (HERE.parent / "docs" / "benchmarks.md").write_text("\n".join(lines) + "\n")
+        parts[name] = "\n".join(lines)
+        text = "\n\n".join([HEAD, *(f"## {each}\n\n{parts[each]}" for each in sorted(parts))])
+        DOCUMENT.write_text(text + "\n")
     return 0
+
+
+HEAD = """# Benchmarks
+
+Written by `make bench`. Every figure compares two things inside one run; absolute seconds depend on the machine."""
+
+
+def _parts(text: str) -> dict[str, str]:
+    """The document's parts by name."""
+    found = (part.split("\n", 1) for part in text.split("\n## ")[1:])
+    return {name.strip(): body.strip() for name, body in found}
 
 
 def _number(value: object) -> str:

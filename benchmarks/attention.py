@@ -44,7 +44,7 @@ from storage.library import Library  # noqa: E402
 from storage.memory import Memory  # noqa: E402
 
 ANCESTORS = (0, 1, 4, 16, 64, 256, 1000)
-STEPS, KEPT, SIZE, FRAMES = 20, 8, 96, 16
+STEPS, KEPT, SIZE, FRAMES = 20, 8, 48, 16
 FINE = (1, 1, 1)
 SINGLE = Scheme("joint", "off")
 SCHEMES = {
