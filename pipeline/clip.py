@@ -18,7 +18,8 @@ class Clip:
     row: where its pixels are. scene: the seed that decides everything in it (of real footage, from its content), by
     which splits are made. camera: 0 is the source's. variant: 0 as it was, 1 and above edited by `instruction`.
     rate: frames per second. trajectory: one pose per frame in the scene's world, shared by all clips of the scene.
-    shots (T,) int32: shot of every frame; a training window lies within one. height, width: pixels.
+    shots (T,) int32: shot of every frame; a training window lies within one. height, width: pixels. extended: frames
+    at its end that a model made, which are shown as memory and never asked for.
     """
 
     row: int
@@ -31,6 +32,7 @@ class Clip:
     shots: np.ndarray
     height: int
     width: int
+    extended: int = 0
 
     def __len__(self) -> int:
         return len(self.trajectory)

@@ -33,10 +33,10 @@ class ClipRow:
     """One camera's video of one variant of one scene.
 
     scene: its seed below 2**40, or `real_scene(...)`. camera: 0 is the source's. variant: 0 as it was, 1 and above as
-    edited by `instruction`. kind: "rendered" or "real". rate: frames per second. trajectory: T poses in the scene's
-    world. shots (T,) int32. licence: of the pixels. source: the video it was cut from, "" for rendered ones.
+    edited by `instruction`. kind: "rendered", "real" or "extended". rate: frames per second. trajectory: T poses in the
+    scene's world. shots (T,) int32. licence: of the pixels. source: the video it was cut from, "" for rendered ones.
     video (T, H, W, 3) uint8 RGB. depth (T, H, W) float32 metres along the optical axis, inf for the sky, or None.
-    objects (T, H, W) uint8, or None.
+    objects (T, H, W) uint8, or None. extended: frames at its end that a model made, 0 unless kind is "extended".
     """
 
     scene: int
@@ -52,6 +52,7 @@ class ClipRow:
     video: NDArray[np.uint8]
     depth: NDArray[np.float32] | None = None
     objects: NDArray[np.uint8] | None = None
+    extended: int = 0
 
     @property
     def id(self) -> str:
@@ -107,6 +108,7 @@ def schema(channels: Sequence[str], metadata: dict[str, str]) -> pa.Schema:
         "c2w": pa.list_(pa.list_(pa.float64(), 12)),
         "intrinsics": pa.list_(pa.list_(pa.float64(), 4)),
         "shots": pa.list_(pa.int32()),
+        "extended": pa.int32(),  # younger than version 1 of the format: where it is missing nothing is extended
         "licence": pa.string(),
         "source": pa.string(),
         "generator": pa.string(),
@@ -130,6 +132,8 @@ def check(row: ClipRow, channels: Sequence[str]) -> None:
         (not row.rate > 0, f"its rate is {row.rate}; expected frames per second above 0"),
         (bool(row.variant) != bool(row.instruction),
          f"it is variant {row.variant} with instruction {row.instruction!r}; expected one for edited variants only"),
+        (bool(row.extended) != (row.kind == "extended") or not 0 <= row.extended < frames,
+         f"it is {row.kind} with {row.extended} frames of {frames} made by a model; expected any of extended ones only"),
     ]  # fmt: skip
     for name in channels:
         array = getattr(row, name)

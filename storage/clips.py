@@ -185,6 +185,7 @@ class ClipDataset:
             name: rows[name].to_pylist()
             for name in ("scene", "camera", "variant", "instruction", "split", "rate", "frames", "height", "width")
         }
+        small["extended"] = rows["extended"].to_pylist() if "extended" in self._columns else [0] * len(rows)
         c2w = numbers(rows["c2w"]).reshape(-1, 3, 4)
         intrinsics = numbers(rows["intrinsics"]).reshape(-1, 4)
         shots = numbers(rows["shots"])
@@ -215,6 +216,7 @@ class ClipDataset:
                     shots=np.array(shots[part], np.int32),
                     height=small["height"][row],
                     width=small["width"][row],
+                    extended=small["extended"][row],
                 )
             )
         return clips

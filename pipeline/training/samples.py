@@ -76,11 +76,10 @@ class Corpus:
         self.scenes = {scene: dict(variants) for scene, variants in sorted(scenes.items())}
         self.groups: dict[str, list[tuple[int, int]]] = {task: [] for task in TASKS}
         for scene, variants in self.scenes.items():
-            before = {clip.camera for clip in variants.get(0, [])}
             for variant, views in variants.items():
-                if len(views) > 1:
+                if sum(bool(filmed(clip, length)) for clip in views) > 1:
                     self.groups["camera"].append((scene, variant))
-                if variant and before & {clip.camera for clip in views}:
+                if variant and any(self._in_both(clip) for clip in views):
                     self.groups["text"].append((scene, variant))
                 if any(pairs(clip, length) for clip in views):
                     self.groups["continue"].append((scene, variant))
@@ -137,28 +136,30 @@ class Corpus:
         views = self.scenes[scene][variant]
         recipe, length = self.recipe, self.length
         if task == "camera":
-            order = [int(each) for each in random.permutation(len(views))]
+            able = [clip for clip in views if filmed(clip, length)]
+            order = [able[int(each)] for each in random.permutation(len(able))]
             if random.random() < 0.5:  # the camera that people will give; else any may play the source
-                order.sort(key=lambda each: views[each].camera != 0)
-            source = views[order[0]]
-            start = int(random.choice(starts(source, length)))
-            others = [views[each] for each in order[1:] if start in starts(views[each], length)]
+                order.sort(key=lambda each: each.camera != 0)
+            source = order[0]
+            start = int(random.choice(filmed(source, length)))
+            others = [each for each in order[1:] if start in filmed(each, length)]
             distinct = [Window(each, start) for each in others[: recipe.targets]] or [Window(source, start)]
             targets = [distinct[each % len(distinct)] for each in range(recipe.targets)]
             memories = self._memories(random, views, source, targets, start, count)
             return Sample(Window(source, start), tuple(targets), memories)
         if task == "text":
             pool = {clip.camera: clip for clip in self.scenes[scene][0]}
-            edited = [clip for clip in views if clip.camera in pool]
+            edited = [clip for clip in views if self._in_both(clip)]
             target = edited[int(random.integers(len(edited)))]
-            options = pairs(target, length) if preceding else []
-            start = int(random.choice(options or starts(target, length)))
+            both = self._in_both(target)
+            options = [at for at in pairs(target, length) if at in both] if preceding else []
+            start = int(random.choice(options or both))
             window = Window(target, start)
             first = [Window(target, start - length)] if preceding and options else []
             rest = self._memories(random, views, None, [window], start, count - len(first))
             before = origin = Window(pool[target.camera], start)
             if random.random() < recipe.turned:  # an instruction together with a camera of its own
-                others = [each for each in pool.values() if start in starts(each, length)]
+                others = [each for each in pool.values() if start in filmed(each, length)]
                 origin = Window(others[int(random.integers(len(others)))], start)
             return Sample(origin, (window,) * recipe.targets, (*first, *rest), target.instruction, before)
         possible = [clip for clip in views if pairs(clip, length)]
@@ -167,6 +168,12 @@ class Corpus:
         window = Window(target, start)
         rest = self._memories(random, views, None, [window], start, count - 1)
         return Sample(window, (window,) * recipe.targets, (Window(target, start - length), *rest))
+
+    def _in_both(self, edited: Clip) -> list[int]:
+        """Starts of filmed windows of an edited clip that the same camera has of the scene as it was, too."""
+        plain = next((each for each in self.scenes[edited.scene].get(0, []) if each.camera == edited.camera), None)
+        known = filmed(plain, self.length) if plain else []
+        return [at for at in filmed(edited, self.length) if at in known]
 
     def _memories(
         self,
@@ -223,9 +230,14 @@ def starts(clip: Clip, length: int) -> list[int]:
     return [at for at in every if at + length <= len(clip) and (clip.shots[at] == clip.shots[at : at + length]).all()]
 
 
+def filmed(clip: Clip, length: int) -> list[int]:
+    """Starts of windows without a frame that a model made: what else than memory may be."""
+    return [at for at in starts(clip, length) if at + length <= len(clip) - clip.extended]
+
+
 def pairs(clip: Clip, length: int) -> list[int]:
-    """Starts of windows that another window precedes within the shot."""
-    at = set(starts(clip, length))
+    """Starts of filmed windows that another window precedes within the shot."""
+    at = set(filmed(clip, length))
     return [each for each in sorted(at) if each - length in at and clip.shots[each] == clip.shots[each - length]]
 
 

@@ -40,12 +40,14 @@ def path(frames: int, seed: int) -> Trajectory:
     return Trajectory(c2w, default_intrinsics(1.0))
 
 
-def clips_of(scenes=3, cameras=3, edited=2, frames=32, shots=1, side=16) -> list[Clip]:
-    """Scenes of some cameras, each edited once in the first of them."""
+def clips_of(scenes=3, cameras=3, edited=2, frames=32, shots=1, side=16, extended=0) -> list[Clip]:
+    """Scenes of some cameras, each edited once in the first of them. extended: frames that a model adds to those."""
     made = []
     for scene in range(scenes):
         for variant, count in ((0, cameras), (1, edited)):
             for camera in range(count):
+                added = extended if variant else 0
+                numbers = np.arange(frames, dtype=np.int32) * shots // frames
                 made.append(
                     Clip(
                         row=len(made),
@@ -54,10 +56,11 @@ def clips_of(scenes=3, cameras=3, edited=2, frames=32, shots=1, side=16) -> list
                         variant=variant,
                         instruction=f"paint it {scene}" if variant else "",
                         rate=12.0,
-                        trajectory=path(frames, 100 * scene + camera),
-                        shots=np.arange(frames, dtype=np.int32) * shots // frames,
+                        trajectory=path(frames + added, 100 * scene + camera),
+                        shots=np.append(numbers, [numbers[-1]] * added).astype(np.int32),
                         height=side,
                         width=side,
+                        extended=added,
                     )  # fmt: skip
                 )
     return made
@@ -71,7 +74,8 @@ def corpora():
         cameras = draw(st.integers(1, 4))
         clips = clips_of(
             scenes=draw(st.integers(1, 3)), cameras=cameras, edited=draw(st.integers(0, cameras)),
-            frames=draw(st.integers(LENGTH, 40)), shots=draw(st.integers(1, 3)),
+            frames=draw(st.integers(LENGTH // 2, 40)), shots=draw(st.integers(1, 3)),
+            extended=draw(st.sampled_from([0, 0, 5, 20])),
         )  # fmt: skip
         recipe = Recipe(
             batch=draw(st.integers(1, 3)), targets=draw(st.integers(1, 3)), memories=draw(st.integers(1, 6)),
@@ -103,6 +107,23 @@ def test_no_memory_shows_a_frame_of_a_target_and_no_window_crosses_a_cut(corpus,
             shots = window.clip.shots[window.start : window.start + LENGTH]
             assert len(shots) == LENGTH and (shots == shots[0]).all()
         assert not any(overlap(memory, target) for memory in sample.memories for target in sample.targets)
+
+
+@given(corpora(), st.integers(0, 2**32 - 1), st.sampled_from(TASKS))
+def test_frames_that_a_model_made_are_shown_as_memory_and_are_nothing_else(corpus, seed, task):
+    assume(corpus.shares[task])
+    for sample in corpus.draw(np.random.default_rng(seed), task).samples:
+        shown = [sample.origin, *sample.targets, *([sample.before] if sample.before else [])]
+        assert all(each.start + LENGTH <= len(each.clip) - each.clip.extended for each in shown)
+
+
+def test_a_short_pair_is_trained_on_with_what_its_target_was_extended_by():
+    recipe = Recipe(memory_dropout_text=0.0, foreign=0.0, turned=0.0)
+    corpus = Corpus(clips_of(frames=LENGTH, edited=1, extended=24), LENGTH, recipe)
+    for sample in corpus.draw(np.random.default_rng(0), "text").samples:
+        assert sample.targets[0].start == sample.before.start == 0
+        assert all(each.clip is sample.targets[0].clip and each.start >= LENGTH for each in sample.memories)
+    assert not corpus.shares["continue"]  # it would ask for frames that a model made
 
 
 @given(corpora(), st.integers(0, 2**32 - 1))

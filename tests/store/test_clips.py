@@ -44,6 +44,21 @@ def test_a_clip_is_read_back_as_it_was_appended(data: ClipDataset) -> None:
         assert (video == row.video).all()
 
 
+def test_a_clip_says_which_of_its_frames_a_model_made(data: ClipDataset) -> None:
+    data.append([clip_row(0), clip_row(0, 0, 1, kind="extended", extended=4)])
+    assert [clip.extended for clip in ClipDataset.open(data.url).clips()] == [0, 4]
+    for changed in ({"extended": 4}, {"kind": "extended"}, {"kind": "extended", "extended": SIZE[0]}):
+        with pytest.raises(StorageError, match="frames of 6 made by a model; expected any of extended ones only"):
+            data.append([clip_row(1, **changed)])
+
+
+def test_a_data_set_from_before_clips_were_extended_is_read_and_gone_on_with(data: ClipDataset) -> None:
+    lance.dataset(data.url).drop_columns(["extended"])
+    old = ClipDataset.open(data.url)
+    old.append([clip_row(0)])
+    assert [clip.extended for clip in old.clips()] == [0]
+
+
 def test_a_window_is_those_frames_and_no_others(data: ClipDataset) -> None:
     rows = [clip_row(scene) for scene in range(3)]
     data.append(rows)
