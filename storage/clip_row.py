@@ -133,7 +133,7 @@ def check(row: ClipRow, channels: Sequence[str]) -> None:
         (bool(row.variant) != bool(row.instruction),
          f"it is variant {row.variant} with instruction {row.instruction!r}; expected one for edited variants only"),
         (bool(row.extended) != (row.kind == "extended") or not 0 <= row.extended < frames,
-         f"it is {row.kind} with {row.extended} frames of {frames} made by a model; expected any of extended ones only"),
+         f"it is {row.kind} with {row.extended} of {frames} frames from a model; expected any in extended clips only"),
     ]  # fmt: skip
     for name in channels:
         array = getattr(row, name)

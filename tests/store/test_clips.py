@@ -48,7 +48,7 @@ def test_a_clip_says_which_of_its_frames_a_model_made(data: ClipDataset) -> None
     data.append([clip_row(0), clip_row(0, 0, 1, kind="extended", extended=4)])
     assert [clip.extended for clip in ClipDataset.open(data.url).clips()] == [0, 4]
     for changed in ({"extended": 4}, {"kind": "extended"}, {"kind": "extended", "extended": SIZE[0]}):
-        with pytest.raises(StorageError, match="frames of 6 made by a model; expected any of extended ones only"):
+        with pytest.raises(StorageError, match="of 6 frames from a model; expected any in extended clips only"):
             data.append([clip_row(1, **changed)])
 
 
