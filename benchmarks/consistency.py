@@ -6,9 +6,10 @@ Cameras: held-out scenes, three turns each whose cameras overlap beyond what the
 the first. Methods, on the same weights and the same noise:
     independent      every turn edits the source and knows nothing of the others.
     autoregressive   every turn edits what the last one made.
-    memory           every turn edits the source and is shown the turns before it. Also with joint attention, without
-                     merging, with discarding in its place, and with one earlier turn at random.
+    memory           every turn edits the source and is shown the turns before it. Also with joint attention, and with
+                     one earlier turn at random.
     truth            as memory, but the turns before it are the true views: what a perfect past would give.
+Merging begins with three memories: it is compared with none and with dropping on a turn with eight true views.
 Error: mean squared error over the pixels of corresponding points that the source never saw (grey levels 0..1). Beside
 it the sharpness of the pictures against the true ones, so that blur cannot win.
 Text: clips of 208 frames with an instruction, in 13 segments. An edit has happened where, inside the edited thing,
@@ -44,12 +45,14 @@ from benchmarks.consistency_cases import (  # noqa: E402
     CameraCase,
     TextCase,
     camera_cases,
+    film,
     text_cases,
 )
 from pipeline.coverage import Sphere, coverage  # noqa: E402
 from pipeline.descriptor import describe  # noqa: E402
 from pipeline.memory_pipeline import MemoryV2VPipeline, MemoryVideo  # noqa: E402
 from pipeline.retrieval import Candidates, select  # noqa: E402
+from pipeline.scenes import paths  # noqa: E402
 from pipeline.scenes.correspondence import sampled  # noqa: E402
 from pipeline.trajectory import Trajectory  # noqa: E402
 
@@ -59,8 +62,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "autoregressive": {},
     "memory": {},
     "joint": {"attention": "joint"},
-    "no merging": {"merge": "off"},
-    "discard": {"merge": "discard"},
     "random": {},
     "truth": {},
 }
@@ -90,12 +91,13 @@ def camera_turns(case: CameraCase, method: str, seed: int) -> list[torch.Tensor]
     source, made = case.views[0].frames, list[torch.Tensor]()
     for turn, path in enumerate(case.turns):
         generator = torch.Generator().manual_seed(1000 * seed + turn)
-        if method in ("independent", "autoregressive"):
-            shown = []
-        elif method == "truth":
-            shown = _ranked(case, turn, [_pipe.encode(each.frames) for each in case.views[1:]], origin)
-        else:
-            shown = _ranked(case, turn, made, origin, random_of=seed if method == "random" else None)
+        known = [_pipe.encode(each.frames) for each in case.views[1:]] if method == "truth" else made
+        shown: list[MemoryVideo] = []
+        if method == "random" and turn:
+            one = int(np.random.default_rng([seed, turn, case.scene.seed]).integers(turn))
+            shown = [MemoryVideo(known[one], case.turns[one].relative_to(origin))]
+        elif method not in ("independent", "autoregressive"):
+            shown = _ranked(case.turns, turn, known, origin, path)
         last = method == "autoregressive" and turn > 0
         made.append(
             _pipe(
@@ -112,21 +114,23 @@ def camera_turns(case: CameraCase, method: str, seed: int) -> list[torch.Tensor]
 
 
 def _ranked(
-    case: CameraCase, turn: int, latents: Sequence[torch.Tensor], origin: np.ndarray, random_of: int | None = None
+    past: Sequence[Trajectory],
+    count: int,
+    latents: Sequence[torch.Tensor],
+    origin: np.ndarray,
+    target: Trajectory,
+    kept: int = KEPT,
 ) -> list[MemoryVideo]:
-    """The turns before this one, ranked as an edit job ranks them; or one of them, whichever."""
-    if not turn:
+    """The first `count` of these, ranked as an edit job ranks them."""
+    if not count:
         return []
-    if random_of is not None:
-        order = [int(np.random.default_rng([random_of, turn, case.scene.seed]).integers(turn))]
-    else:
-        sphere = Sphere()
-        seen = np.stack([coverage(each.relative_to(origin), sphere) for each in case.turns[:turn]])
-        zeros = np.zeros(turn, np.int64)
-        known = Candidates([str(i) for i in range(turn)], np.arange(turn), zeros, zeros, seen, np.zeros((turn, 1)))
-        target = coverage(case.turns[turn].relative_to(origin), sphere)
-        order = [int(each.id) for each in select(known, k=KEPT, start=0, turn=turn, segment=0, target_coverage=target)]
-    return [MemoryVideo(latents[i], case.turns[i].relative_to(origin)) for i in order]
+    sphere = Sphere()
+    seen = np.stack([coverage(each.relative_to(origin), sphere) for each in past[:count]])
+    zeros = np.zeros(count, np.int64)
+    known = Candidates([str(i) for i in range(count)], np.arange(count), zeros, zeros, seen, np.zeros((count, 1)))
+    wanted = coverage(target.relative_to(origin), sphere)
+    chosen = select(known, k=kept, start=0, turn=count, segment=0, target_coverage=wanted)
+    return [MemoryVideo(latents[int(each.id)], past[int(each.id)].relative_to(origin)) for each in chosen]
 
 
 def measure_camera(case: CameraCase, seed: int, methods: Sequence[str]) -> Figures:
@@ -156,7 +160,31 @@ def measure_camera(case: CameraCase, seed: int, methods: Sequence[str]) -> Figur
             sharp, reference = _edges(turns[turn]), _edges(truth[turn])
             sums[f"sharpness/{method}"][0] += sharp
             sums[f"sharpness/{method}"][1] += reference
+    if "truth" in methods:
+        for merge, made in eight(case, seed).items():
+            error = (torch.from_numpy(_pipe.decode(made)).float() / 255 - truth[2])[list(TIMES)].square().mean(-1)
+            add("eight", merge, error, case.unseen[2])
     return dict(sums)
+
+
+def eight(case: CameraCase, seed: int) -> dict[str, torch.Tensor]:
+    """Turn 3 with eight other true views as memory, by what is done with the frames that matter little."""
+    origin, size = case.source.c2w[0], case.size
+    others = [case.turns[0], case.turns[1], *paths(case.scene, case.scene.seed + 1, 7, 16, RATE, 1.0)[1:]]
+    videos = [_pipe.encode(film(case.scene, each, size).frames) for each in others]
+    shown = _ranked(others, len(others), videos, origin, case.turns[2], kept=8)
+    return {
+        merge: _pipe(
+            source=case.views[0].frames,
+            source_trajectory=case.source.relative_to(origin),
+            target_trajectory=case.turns[2].relative_to(origin),
+            memories=shown,
+            frame_rate=RATE,
+            generator=torch.Generator().manual_seed(1000 * seed + 9),
+            merge=merge,
+        ).latents
+        for merge in ("off", "merge", "discard")
+    }
 
 
 def _edges(frames: torch.Tensor) -> float:
@@ -282,12 +310,13 @@ def summary(figures: Figures) -> dict[str, float | None]:
     # A floor that every method shares, the resampling of one true view into another, is part of all errors.
     result["cross_turn_true_views"] = turns("true views")
     result["cross_turn_truth"] = turns("truth")
-    result["cross_turn_random"], result["cross_turn_discard"] = turns("random"), turns("discard")
+    result["cross_turn_random"] = turns("random")
     result["memory_vs_independent"] = ratio(memory, result["cross_turn_independent"])
     result["sharpness_memory"] = mean(figures, "sharpness", "memory")
     result["sharpness_independent"] = mean(figures, "sharpness", "independent")
-    off = turns("no merging")
-    result["merging_loss"] = None if off is None or memory is None else memory / off - 1
+    for name, merge in (("merging_loss", "merge"), ("discard_loss", "discard")):
+        found = ratio(mean(figures, "eight", merge), mean(figures, "eight", "off"))
+        result[name] = None if found is None else found - 1
     result["psnr_seen_memory"] = decibels("memory")
     result["psnr_seen_memory_minus_independent"] = decibels("memory") - decibels("independent")
     result["cached_vs_joint"] = ratio(memory, turns("joint"))

@@ -115,7 +115,7 @@ class Operations:
 
     def _points(self, scheme: Scheme, memories: int) -> list[int]:
         config = self.config
-        merging = memories and scheme.merge != "off"
+        merging = fraction(memories) and scheme.merge != "off"
         return sorted({round(depth * config.num_layers) for depth in config.merge_at}) if merging else []
 
     def _kernels(self, scheme: Scheme, memories: int) -> list[tuple[int, int, int]]:

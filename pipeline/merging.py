@@ -24,11 +24,12 @@ QUERIES = 4096  # taken at once: all of them against all frames would be gigabyt
 
 
 def fraction(memories: int) -> float:
-    """Share of the memory frames that one merge point merges: from .35 with one memory to .7 with eight or more.
+    """Share of the memory frames that one merge point merges: none with one or two memories, where there is hardly
+    anything to save, from .3 with three to .7 with eight or more.
 
     The paper trains with shares between .3 and .7 and compresses the more the more memories there are.
     """
-    return 0.3 + 0.4 * min(memories, 8) / 8
+    return 0.0 if memories < 3 else 0.3 + 0.4 * (min(memories, 8) - 3) / 5
 
 
 def merged_frames(group: Group, share: float) -> int:

@@ -265,7 +265,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         share = fraction(len(memories)) if merge_share is None else merge_share
         modulation = modulation.unflatten(1, (6, -1))
         clean = None if conditioning is None else self._clean_modulation(modulation)
-        run = self._pass(text, modulation, clean, merge if memories else "off", share)
+        run = self._pass(text, modulation, clean, merge if memories and share else "off", share)
         if conditioning is not None and attention == "joint":
             noisy = len(target)
             if source is not None and config.source_modulation == "target":
