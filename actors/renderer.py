@@ -62,15 +62,13 @@ class Filming:
 
 
 class Task(Protocol):
-    """Something that gives clips. What they are follows from it and the `Filming` alone."""
+    """Something that gives clips. What they are follows from it and from what all tasks of a run share: a `Filming`, or
+    an `Extending`."""
 
     @property
     def name(self) -> str: ...
 
-    def clips(self, filming: Filming) -> int:
-        """How many there will be."""
-
-    def rows(self, filming: Filming) -> list[ClipRow]: ...
+    def rows(self, filming: Any) -> list[ClipRow]: ...
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,7 @@ def _clip(
 class Renderer:
     """Plain class; Ray wraps it from outside (`ray.remote(Renderer)`)."""
 
-    def __init__(self, filming: Filming) -> None:
+    def __init__(self, filming: Any) -> None:
         # Two threads per process collapse under contention, and the order of sums must not depend on the machine.
         torch.set_num_threads(1)
         self.filming = filming

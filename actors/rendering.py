@@ -15,7 +15,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from actors.faults import one_line
 from actors.rendered import Rendered
-from actors.renderer import Filming, Renderer, Task
+from actors.renderer import Renderer, Task
 
 if TYPE_CHECKING:
     from storage.clip_row import ClipRow
@@ -28,13 +28,13 @@ FAILED_STARTS = 3
 
 
 class Rendering:
-    """One run over a connected cluster. options: of every renderer, as Ray takes them. commit: appends rows to the data
-    set, whole scenes in order, about `group` bytes at a time."""
+    """One run over a connected cluster. filming: what all tasks share. options: of every renderer, as Ray takes them.
+    commit: appends rows to the data set, whole scenes in order, about `group` bytes at a time."""
 
     def __init__(
         self,
         tasks: Sequence[Task],
-        filming: Filming,
+        filming: Any,
         *,
         workers: int,
         options: dict[str, Any],

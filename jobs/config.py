@@ -111,6 +111,18 @@ class SynthesizeConfig:
 
 
 @dataclass
+class ExtendConfig:
+    """Settings of a data set whose edited clips a model makes longer."""
+
+    extension: int = bits(48, "frames that every edited clip is made longer by")
+    k: int = bits(4, "segments that the model is shown, at most: the one just before, then earlier ones")
+    # the machines
+    workers: int = free(0, "models at work at once, one thread each; 0: one per CPU")
+    retries: int = free(2, "how often a scene whose worker died is begun again")
+    commit_mb: float = free(128.0, "megabytes of clips that are committed at a time, and lost at most by a kill")
+
+
+@dataclass
 class TrainConfig:
     """Settings of a training beside those of its `Recipe`."""
 
@@ -157,7 +169,7 @@ MINIMUM = {
     "threads": 1, "workers": 0, "retries": 0, "failure_budget": 0, "fingerprint_threads": 1, "crf": 0,
     "height": 8, "width": 8, "frames": 1, "samples": 1, "shots": 1, "cameras": 1, "edits": 0, "edited_cameras": 1,
     "commit_mb": 0, "lora_rank": 1, "checkpoint_minutes": 0, "validate_every": 1, "validation_batches": 1,
-    "sheet_every": 1,
+    "sheet_every": 1, "extension": 1,
 }  # fmt: skip
 
 
@@ -193,6 +205,14 @@ def load_synthesize_config(overrides: Sequence[str] = ()) -> SynthesizeConfig:
         raise ConfigError(
             f"setting 'edited_cameras' is {config.edited_cameras}, expected at most the {config.cameras} of 'cameras'"
         )
+    return config
+
+
+def load_extend_config(overrides: Sequence[str] = ()) -> ExtendConfig:
+    """Defaults, then `key=value` overrides. Raises ConfigError as `load_config` does."""
+    config = _assigned(ExtendConfig, {}, overrides, "synthesize")
+    if not config.k:
+        raise ConfigError("setting 'k' is 0, expected at least 1: without the segment before nothing could go on")
     return config
 
 
@@ -272,6 +292,6 @@ def parse_size(size: str) -> tuple[int, int] | None:
     raise ConfigError(f"setting 'size' is {size!r}, expected auto or HEIGHTxWIDTH such as 96x128")
 
 
-def bits_of(config: EditConfig | SynthesizeConfig) -> dict[str, Any]:
+def bits_of(config: EditConfig | SynthesizeConfig | ExtendConfig) -> dict[str, Any]:
     """The part of a configuration that goes into an edit's id, or that a data set is kept with."""
     return {name: getattr(config, name) for name in fields_that(affect_bits=True, kind=type(config))}

@@ -30,6 +30,7 @@ def write_card(data: ClipDataset, url: str) -> None:
     config = json.loads(data.metadata["config"])
     licences = sorted(set(rows["licence"].to_pylist()))
     counts = Counter(zip(rows["split"].to_pylist(), rows["kind"].to_pylist(), strict=True))
+    extended = any(kind == "extended" for _, kind in counts)
     sizes = sorted(set(zip(rows["width"].to_pylist(), rows["height"].to_pylist(), strict=True)))
     lines = [
         "---",
@@ -48,9 +49,13 @@ def write_card(data: ClipDataset, url: str) -> None:
         f"{', '.join(f'{width}x{height}' for width, height in sizes)} at "
         f"{', '.join(f'{rate:g}' for rate in sorted(set(rows['rate'].to_pylist())))} frames per second.",
         "",
-        "| split | rendered clips | clips of real footage |",
-        "|---|---|---|",
-        *(f"| {split} | {counts[split, 'rendered']:,} | {counts[split, 'real']:,} |" for split in SPLITS),
+        "| split | rendered clips | clips of real footage |" + " extended clips |" * extended,
+        "|---|---|---|" + "---|" * extended,
+        *(
+            f"| {split} | {counts[split, 'rendered']:,} | {counts[split, 'real']:,} |"
+            + f" {counts[split, 'extended']:,} |" * extended
+            for split in SPLITS
+        ),
         "",
         "A scene is in one split with all its clips, by the hash of its number; all pieces of a real video are in one.",
         f"Licences: {', '.join(licences) or 'none'} (column `licence`).",
@@ -62,6 +67,7 @@ def write_card(data: ClipDataset, url: str) -> None:
         + "".join(f", `{name}` {kind}" for name, kind in CHANNEL_WORDS.items() if name in data.channels)
         + ".",
         *(REAL_WORDS if any(counts[split, "real"] for split in SPLITS) else []),
+        *(EXTENDED_WORDS + [f"Digest of the model: `{data.metadata.get('model', 'unknown')}`."] if extended else []),
         "",
         "```python",
         "import lance, numpy as np",
@@ -81,6 +87,12 @@ REAL_WORDS = [
     "Clips of `kind` real are views that virtual cameras have of a frame of the video `source`, in which they pan,",
     "tilt and zoom; its lens is taken to be 52.7 degrees wide. Their world is that of the filming camera: rotations",
     "between views of one moment are exact, and where that camera moves, the world does.",
+]
+EXTENDED_WORDS = [
+    "",
+    "Clips of `kind` extended were made longer by a model: of their `frames` the last `extended` are not exact but the",
+    "model's, each segment from those before it, while the camera goes back the way it came and forth again. They are",
+    "there to be shown as memory; a training never asks for them.",
 ]
 CHANNEL_WORDS = {
     "depth": "little-endian float32 (T, H, W), metres along the optical axis, inf for the sky",

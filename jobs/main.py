@@ -2,6 +2,7 @@
 
 memory-v2v edit INPUT... --turn SPEC [--turn SPEC ...] --out DIR [key=value ...]
 memory-v2v synthesize --out DIR [--scenes N] [--from-videos INPUT...] [key=value ...]
+memory-v2v synthesize --out DIR --extend DIR [--model NAME] [key=value ...]
 memory-v2v train --data DIR --out DIR [--model NAME] [--workers N] [--config FILE] [key=value ...]
 """
 
@@ -21,9 +22,11 @@ import yaml
 from jobs.config import (
     ConfigError,
     EditConfig,
+    ExtendConfig,
     SynthesizeConfig,
     TrainConfig,
     load_config,
+    load_extend_config,
     load_synthesize_config,
     load_train_config,
 )
@@ -83,9 +86,9 @@ def parser() -> argparse.ArgumentParser:
     synthesize = commands.add_parser(
         "synthesize",
         help="make a data set of scenes with exact cameras and paired edits, for training",
-        description="Render scenes, and cut views out of real footage, into a data set. The same command again goes on "
-        "where the last one stopped.",
-        epilog=_settings(SynthesizeConfig()),
+        description="Render scenes, and cut views out of real footage, into a data set; or let a model make the edited "
+        "clips of one longer, into another. The same command again goes on where the last one stopped.",
+        epilog=f"{_settings(SynthesizeConfig())}\n\nwith --extend, {_settings(ExtendConfig())}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     synthesize.add_argument("settings", nargs="*", metavar="key=value", help="see below")
@@ -99,6 +102,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="INPUT",
         help="files, folders, globs or manifests of real footage, out of which virtual cameras cut their views",
     )
+    synthesize.add_argument(
+        "--extend", metavar="DIR", help="a data set of scenes whose edited clips the model makes longer"
+    )
+    synthesize.add_argument("--model", metavar="NAME", help="that makes them longer (default: mini)")
     synthesize.add_argument("--workers", type=int, metavar="N", help="the same as workers=N")
     synthesize.add_argument("--dry-run", action="store_true", help="say what would be made, and do nothing")
     train = commands.add_parser(
@@ -139,9 +146,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         if given.command == "synthesize":
+            from jobs.extend import extend
             from jobs.synthesize import synthesize
 
             given.settings += rest
+            if given.extend:
+                return extend(extend_job(given))
             return synthesize(synthesize_job(given))
         if given.command == "train":
             from jobs.train import train
@@ -205,19 +215,40 @@ def synthesize_job(given: argparse.Namespace) -> Any:
     videos = [word for word in given.from_videos if not _is_override(word)]
     if given.scenes < 0 or not (given.scenes or videos):
         raise UsageError(f"--scenes is {given.scenes}, expected at least 1, or --from-videos with real footage")
+    if given.model:
+        raise UsageError(f"--model is {given.model}, expected none: nothing but --extend needs one")
     given.settings += [word for word in given.from_videos if _is_override(word)]
+    return SynthesizeJob(
+        out=given.out,
+        scenes=given.scenes,
+        config=load_synthesize_config(_synthesize_overrides(given)),
+        from_videos=videos,
+        dry_run=given.dry_run,
+    )
+
+
+def extend_job(given: argparse.Namespace) -> Any:
+    """What the arguments of `synthesize --extend` say. Raises ValueErrors of one line."""
+    from jobs.edit import UsageError
+    from jobs.extend import ExtendJob
+
+    if not given.out:
+        raise UsageError("no --out was given: name the folder for the data set")
+    if given.scenes or given.from_videos:
+        other = "--scenes" if given.scenes else "--from-videos"
+        raise UsageError(f"{other} with --extend: what is extended must be there; synthesize it first, elsewhere")
+    config = load_extend_config(_synthesize_overrides(given))
+    return ExtendJob(given.out, given.extend, given.model or "mini", config, given.dry_run)
+
+
+def _synthesize_overrides(given: argparse.Namespace) -> list[str]:
+    from jobs.edit import UsageError
+
     if strange := [word for word in given.settings if not _is_override(word)]:
         raise UsageError(
             f"'{strange[0]}' is not a setting; expected key=value (memory-v2v synthesize --help lists all)"
         )
-    overrides = given.settings + ([] if given.workers is None else [f"workers={given.workers}"])
-    return SynthesizeJob(
-        out=given.out,
-        scenes=given.scenes,
-        config=load_synthesize_config(overrides),
-        from_videos=videos,
-        dry_run=given.dry_run,
-    )
+    return given.settings + ([] if given.workers is None else [f"workers={given.workers}"])
 
 
 def train_job(given: argparse.Namespace) -> Any:

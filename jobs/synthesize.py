@@ -13,12 +13,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import fsspec
 
+from actors.footage import PieceTask
 from actors.rendered import Rendered
 from actors.renderer import GENERATOR, Filming, SceneTask, Task
-from jobs.config import SEEDS, SynthesizeConfig, bits_of
+from jobs.config import SEEDS, ExtendConfig, SynthesizeConfig, bits_of
 from jobs.data_card import CARD, SHEET, write_card, write_sheet
 from jobs.edit import DONE, FAILED, UsageError, writable_folder
 from jobs.footage import Footage, look_at
@@ -50,28 +52,21 @@ def synthesize(job: SynthesizeJob) -> int:
     _check_footage(job)
     out = writable_folder(job.out, create=not job.dry_run)
     url = f"{out}/{NAME}"
-    data = _open(url, config)
+    data = begun(url, metadata(config), bits_of(SynthesizeConfig()))
     there = data.scenes() if data else set()
-    tasks: list[Task] = [SceneTask(seed) for seed in range(config.seed, config.seed + job.scenes) if seed not in there]
+    tasks: list[SceneTask | PieceTask] = [
+        SceneTask(seed) for seed in range(config.seed, config.seed + job.scenes) if seed not in there
+    ]
     footage = look_at(job.from_videos, config) if job.from_videos else Footage()
     for name, line in footage.problems.items():
-        _say(f"skipped: {line if name in line else f'{name}: {line}'}")
+        say(f"skipped: {line if name in line else f'{name}: {line}'}")
     tasks += [piece for piece in footage.pieces if piece.scene not in there]
     _describe(job, filming, tasks, len(there), out)
     if job.dry_run:
         return FAILED if footage.problems else DONE
     data = data or ClipDataset.create(url, metadata(config), filming.channels)
-    state = Rendered(committed=len(there))
-    if tasks:
-        _render(tasks, filming, config, data, state)
-    write_card(data, f"{out}/{CARD}")
-    write_sheet(data, f"{out}/{SHEET}")
-    for name, reason in state.lost.items():
-        _say(f"failed: {reason if name in reason else f'{name}: {reason}'}")
-    if state.stopped:
-        _say(f"stopped: {state.stopped}; what is committed stays, the same command goes on from there")
-    _say(f"{state.committed} scenes, {len(data)} clips in {url}; {CARD} and {SHEET} beside it tell what is inside")
-    return FAILED if state.lost or state.stopped or footage.problems else DONE
+    whole = make(tasks, filming, config, data, len(there), out)
+    return DONE if whole and not footage.problems else FAILED
 
 
 def filming_of(config: SynthesizeConfig) -> Filming:
@@ -108,30 +103,54 @@ def metadata(config: SynthesizeConfig) -> dict[str, str]:
     return {"generator": GENERATOR, "config": json.dumps(bits_of(config))}
 
 
-def _open(url: str, config: SynthesizeConfig) -> ClipDataset | None:
-    """The data set that an earlier run began, or None. StorageError where it was made otherwise."""
+def begun(url: str, asked: dict[str, str], defaults: dict[str, Any]) -> ClipDataset | None:
+    """The data set that an earlier run began, or None. StorageError where it was made otherwise.
+
+    asked: what it would be kept with now. defaults: of settings younger than the data set: it was made as by them."""
     filesystem, path = fsspec.core.url_to_fs(url)
     if not filesystem.exists(path):
         return None
     data = ClipDataset.open(url)
-    if data.metadata["generator"] != GENERATOR:
-        raise StorageError(
-            f"{url}: was made by generator {data.metadata['generator']}, expected {GENERATOR}; choose another --out"
-        )
-    made, asked = json.loads(data.metadata["config"]), bits_of(config)
-    defaults = bits_of(SynthesizeConfig())  # of settings younger than the data set: it was made as by them
-    for key in asked:
-        was = made.get(key, defaults[key])
-        if was != asked[key]:
+    for name in ("generator", "model"):
+        was, now = (kept.get(name, "none") for kept in (data.metadata, asked))
+        if was != now:
+            raise StorageError(f"{url}: was made by {name} {was}, expected {now}; choose another --out")
+    made, config = json.loads(data.metadata["config"]), json.loads(asked["config"])
+    for key in config:
+        was = made.get(key, defaults.get(key))
+        if was != config[key]:
             raise StorageError(
-                f"{url}: was made with {key}={json.dumps(was)}, asked for is {json.dumps(asked[key])}; give "
+                f"{url}: was made with {key}={json.dumps(was)}, asked for is {json.dumps(config[key])}; give "
                 "the same settings to go on with it, or choose another --out"
             )
     return data
 
 
+def make(
+    tasks: Sequence[Task],
+    filming: Any,
+    config: SynthesizeConfig | ExtendConfig,
+    data: ClipDataset,
+    committed: int,
+    out: str,
+) -> bool:
+    """Make what is left, write what lies beside the data set, and say how it went: whether all is there. filming: what
+    all tasks share. committed: scenes that are there."""
+    state = Rendered(committed=committed)
+    if tasks:
+        _render(tasks, filming, config, data, state)
+    write_card(data, f"{out}/{CARD}")
+    write_sheet(data, f"{out}/{SHEET}")
+    for name, reason in state.lost.items():
+        say(f"failed: {reason if name in reason else f'{name}: {reason}'}")
+    if state.stopped:
+        say(f"stopped: {state.stopped}; what is committed stays, the same command goes on from there")
+    say(f"{state.committed} scenes, {len(data)} clips in {data.url}; {CARD} and {SHEET} beside it tell what is inside")
+    return not state.lost and not state.stopped
+
+
 def _render(
-    tasks: Sequence[Task], filming: Filming, config: SynthesizeConfig, data: ClipDataset, state: Rendered
+    tasks: Sequence[Task], filming: Any, config: SynthesizeConfig | ExtendConfig, data: ClipDataset, state: Rendered
 ) -> None:
     """Carry out what is left, on Ray. What is all there already costs no cluster."""
     from actors.cluster import connect, nodes, places
@@ -157,21 +176,28 @@ def _render(
         progress.close(state)
 
 
-def _describe(job: SynthesizeJob, filming: Filming, tasks: Sequence[Task], there: int, out: str) -> None:
+def _describe(
+    job: SynthesizeJob, filming: Filming, tasks: Sequence[SceneTask | PieceTask], there: int, out: str
+) -> None:
     """What will be made and how large it will be. UsageError where the disk has no room for it."""
     clips = sum(task.clips(filming) for task in tasks)
     size = clips * filming.clip_bytes
-    pieces = sum(not isinstance(task, SceneTask) for task in tasks)
+    pieces = sum(isinstance(task, PieceTask) for task in tasks)
     real = f" ({pieces} of them pieces of real footage)" if pieces else ""
-    _say(f"{out}/{NAME}: {there} scenes there, {len(tasks)} to make{real}: {clips:,} clips of {filming.frames} frames "
+    say(f"{out}/{NAME}: {there} scenes there, {len(tasks)} to make{real}: {clips:,} clips of {filming.frames} frames "
          f"of {filming.width}x{filming.height}, {clips * filming.frames:,} frames, {megabytes(size)}")  # fmt: skip
+    check_room(out, size, len(tasks))
+
+
+def check_room(out: str, size: float, tasks: int) -> None:
+    """UsageError where the disk has no room for `size` bytes of so many tasks."""
     place = local_path(out)
     if place is not None and Path(place).is_dir():
         free = shutil.disk_usage(place).free
         if size > free:
             raise UsageError(
                 f"{out}: {megabytes(size)} are needed and {megabytes(free)} are free, room for "
-                f"{math.floor(0.95 * free / size * len(tasks))} of these scenes: choose another --out, or fewer"
+                f"{math.floor(0.95 * free / size * tasks)} of these scenes: choose another --out, or fewer"
             )
 
 
@@ -179,5 +205,5 @@ def megabytes(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

@@ -250,6 +250,29 @@ class ClipDataset:
         list(self._threads.map(window, range(len(rows))))
         return out
 
+    def whole(self, clips: Sequence[Clip]) -> list[ClipRow]:
+        """Clips of this data set with all their pixels, without depth and objects."""
+        names = ["kind", "licence", "source"]
+        try:
+            known = self._dataset.take([clip.row for clip in clips], columns=names).to_pylist()
+        except (OSError, ValueError) as error:
+            raise self._damaged(clips[0].row, error) from error
+        return [
+            ClipRow(
+                scene=clip.scene,
+                camera=clip.camera,
+                variant=clip.variant,
+                instruction=clip.instruction,
+                rate=clip.rate,
+                trajectory=clip.trajectory,
+                shots=clip.shots,
+                video=self.read([clip.row], [0], len(clip))[0],
+                extended=clip.extended,
+                **words,
+            )
+            for clip, words in zip(clips, known, strict=True)
+        ]
+
     def channel(self, name: str, row: int) -> NDArray[Any]:
         """Depth or objects of a whole clip, (T, H, W)."""
         if name not in self.channels:

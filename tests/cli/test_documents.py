@@ -27,7 +27,7 @@ def demonstrated(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="module")
 def synthesized(tmp_path_factory: pytest.TempPathFactory, tiny_scenes: str):
-    """A folder that looks as after the README's `synthesize`: there are scenes to train on."""
+    """A folder that looks as after the README's `synthesize`: there are scenes to train on, and to extend."""
     folder = tmp_path_factory.mktemp("synthesized")
     (folder / "demo").mkdir()
     (folder / "demo" / "scenes").symlink_to(tiny_scenes)
@@ -40,7 +40,7 @@ def test_every_command_of_the_documents_dry_runs(
     document, command, demonstrated, synthesized, monkeypatch, capfd
 ) -> None:
     program, *words = shlex.split(command)
-    monkeypatch.chdir(synthesized if words[:1] == ["train"] else demonstrated)
+    monkeypatch.chdir(synthesized if words[:1] == ["train"] or "--extend" in words else demonstrated)
     if program == "make":
         assert set(words) <= targets(), f"{document}: {command}"
     else:

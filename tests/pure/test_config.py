@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from jobs.config import ConfigError, EditConfig, SynthesizeConfig, bits_of, fields_that, load_config
+from jobs.config import ConfigError, EditConfig, ExtendConfig, SynthesizeConfig, bits_of, fields_that, load_config
 
 
 def test_every_field_declares_whether_it_affects_bits_and_says_what_it_is_for() -> None:
@@ -25,6 +25,7 @@ def test_the_fields_that_do_not_affect_bits_are_these_and_no_others() -> None:
     assert set(fields_that(affect_bits=False, kind=SynthesizeConfig)) == {
         "licence", "seed", "workers", "retries", "commit_mb",
     }  # fmt: skip
+    assert set(bits_of(ExtendConfig())) == {"extension", "k"}
 
 
 def test_overrides_win_over_values_and_are_typed() -> None:
