@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -46,6 +47,7 @@ def save_model(
 
 def _write(pipe: MemoryV2VPipeline, weights: Mapping[str, torch.Tensor], begun: Path, folder: Path) -> None:
     pipe.save_config(folder)
+    _without_place(folder / "model_index.json")
     trained = {name.partition(".")[0] for name in weights}
     for name, part in pipe.components.items():
         if name in trained:
@@ -55,6 +57,7 @@ def _write(pipe: MemoryV2VPipeline, weights: Mapping[str, torch.Tensor], begun: 
             found = part.load_state_dict({key: value.cpu() for key, value in own.items()}, strict=False)
             assert not found.unexpected_keys, found.unexpected_keys
             part.save_pretrained(folder / name)
+            _without_place(folder / name / "config.json")
         elif (begun / name).is_dir():
             shutil.copytree(begun / name, folder / name, copy_function=_link)
 
@@ -64,3 +67,10 @@ def _link(source: str, target: str) -> None:
         os.link(os.path.realpath(source), target)
     except OSError:  # another disk, or one without links
         shutil.copyfile(source, target)
+
+
+def _without_place(file: Path) -> None:
+    """Diffusers writes where a model was read from, which says nothing to whom it is given."""
+    values = json.loads(file.read_text())
+    values.pop("_name_or_path", None)
+    file.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,6 +11,9 @@ import jobs.model
 from jobs.model import ModelError, resolve
 from pipeline.bases import BASES
 from pipeline.bases.recammaster import RECAMMASTER
+from pipeline.memory_pipeline import MemoryV2VPipeline, MemoryVideo
+from pipeline.scenes import paths, random_scene, render
+from tests import ROOT
 from tests.pure.test_bases import components, folder_of, reading, small  # noqa: F401  (a fixture among them)
 
 
@@ -57,3 +62,42 @@ def test_without_the_hub_a_base_is_an_error_of_one_line(base, tmp_path, monkeypa
     ) as error:
         resolve(base.name)
     assert "\n" not in str(error.value)
+
+
+def test_mini_is_in_the_repository_trained_small_and_without_a_trace_of_where_it_was_made():
+    model = resolve("mini")
+    folder = Path(model.folder)
+    assert folder.is_relative_to(ROOT) and model.spec.trained
+    files = [each for each in folder.rglob("*") if each.is_file()]
+    assert sum(each.stat().st_size for each in files) < 64 * 2**20
+    assert {each.suffix for each in files} == {".json", ".safetensors"}
+    assert not any("_name_or_path" in each.read_text() for each in files if each.suffix == ".json")
+
+
+def test_mini_remembers():
+    """Shown the true view as memory, it comes nearer to it than without, on a scene that it was not trained on."""
+    scene, pipe = random_scene(1 << 38), MemoryV2VPipeline.from_pretrained(resolve("mini").folder)
+    pipe.set_progress_bar_config(disable=True)
+    source, target = paths(scene, 5, 3, 16, 12.0, 1.0)[::2]
+    views = {}
+    for name, path in (("source", source), ("target", target)):
+        camera = torch.tensor(path.c2w, dtype=torch.float32)[None], torch.tensor(path.intrinsics).float()[None]
+        views[name] = render([scene], *camera, torch.arange(16)[None] / 12, 48, 48).colour[0]
+    origin, errors = source.c2w[0], []
+    for memories in ([], [MemoryVideo(pipe.encode(views["target"]), target.relative_to(origin))]):
+        made = pipe(
+            source=views["source"],
+            source_trajectory=source.relative_to(origin),
+            target_trajectory=target.relative_to(origin),
+            memories=memories,
+            frame_rate=12.0,
+            generator=torch.Generator().manual_seed(0),
+            output_type="np",
+        ).frames
+        errors.append((torch.from_numpy(made).float() - views["target"]).square().mean())
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_both_sizes_of_mini_can_begin_untrained():
+    folders = {resolve(f"mini-{size}", seed=seed).folder for size in ("cpu",) for seed in (0, 1)}
+    assert len(folders) == 2 and not resolve("mini-cpu").spec.trained
