@@ -8,7 +8,8 @@ the first. Methods, on the same weights and the same noise:
     autoregressive   every turn edits what the last one made.
     memory           every turn edits the source and is shown the turns before it. Also with joint attention, and with
                      one earlier turn at random.
-    truth            as memory, but the turns before it are the true views: what a perfect past would give.
+    truth            as memory, but the turns before it are the true views, with which it is compared: what a perfect
+                     past would give.
 Merging begins with three memories: it is compared with none and with dropping on a turn with eight true views.
 Error: mean squared error over the pixels of corresponding points that the source never saw (grey levels 0..1). Beside
 it the sharpness of the pictures against the true ones, so that blur cannot win.
@@ -149,10 +150,11 @@ def measure_camera(case: CameraCase, seed: int, methods: Sequence[str]) -> Figur
             latents = camera_turns(case, method, seed)
             turns = [torch.from_numpy(_pipe.decode(each)).float() / 255 for each in latents]
         pairs = {**PAIRS, "return": (0, 3)}
+        before = truth if method == "truth" else turns  # what the later turn was shown, and should agree with
         for name, (one, other) in pairs.items():
             for moments, where, mask in case.shared(one, other):
                 there = sampled(turns[other][list(moments)], where)
-                add(name, method, (turns[one][list(TIMES)] - there).square().mean(-1), mask)
+                add(name, method, (before[one][list(TIMES)] - there).square().mean(-1), mask)
         for turn in range(3):
             error = (turns[turn] - truth[turn])[list(TIMES)].square().mean(-1)
             add("seen", method, error, case.seen[turn])
