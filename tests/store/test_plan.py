@@ -115,7 +115,7 @@ def test_a_model_that_is_none_is_refused_in_one_line(tmp_path) -> None:
         resolve(str(tmp_path))
 
 
-def test_mini_is_built_once_and_then_found(tiny_model) -> None:
-    first = resolve("mini")
-    assert resolve("mini") == first and not first.spec.trained
+def test_an_untrained_mini_is_built_once_and_then_found(tiny_model) -> None:
+    first = resolve("mini-cpu")
+    assert resolve("mini-cpu") == first and not first.spec.trained
     assert (first.spec.segment_frames, first.spec.frames_for(2)) == (16, 4)
