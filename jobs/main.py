@@ -256,7 +256,7 @@ def train_job(given: argparse.Namespace) -> Any:
     from jobs.edit import UsageError
     from jobs.train import TrainJob
 
-    values = read_yaml(given.config) if given.config else {}
+    values = read_yaml(given.config, "config", "settings (memory-v2v train --help lists all)") if given.config else {}
     named = {key: values.pop(key, None) for key in ("data", "out", "model", "workers")}
     named |= {key: getattr(given, key) for key in named if getattr(given, key) is not None}
     for key in ("data", "out"):
@@ -279,7 +279,7 @@ def _is_override(word: str) -> bool:
 
 
 def _read_plan(url: str) -> dict[str, Any]:
-    plan = read_yaml(url)
+    plan = read_yaml(url, "plan", ", ".join(PLAN_KEYS))
     for key, value in plan.items():
         if key not in PLAN_KEYS:
             raise ConfigError(f"plan {url} has the key '{key}', expected only {', '.join(PLAN_KEYS)}")
@@ -289,15 +289,15 @@ def _read_plan(url: str) -> dict[str, Any]:
     return plan
 
 
-def read_yaml(url: str) -> dict[str, Any]:
-    """A mapping from a file. Raises ConfigError of one line."""
+def read_yaml(url: str, kind: str, keys: str) -> dict[str, Any]:
+    """A mapping from a file. Raises ConfigError of one line, which says what the file is and should hold."""
     try:
         with fsspec.open(url, "rt") as file:
             found = yaml.safe_load(file)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"plan {url} cannot be read: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"{kind} {url} cannot be read: {str(error).splitlines()[0]}") from None
     if not isinstance(found, dict):
-        raise ConfigError(f"plan {url} holds a {type(found).__name__}, expected a mapping with {', '.join(PLAN_KEYS)}")
+        raise ConfigError(f"{kind} {url} holds a {type(found).__name__}, expected a mapping with {keys}")
     return found
 
 
