@@ -49,6 +49,8 @@ class PieceTask:
         video = read_frames(self.url, self.start, self.start + filming.frames, size)
         sharpest = WIDEST * native / width
         seed = [self.scene & (1 << 32) - 1, self.scene >> 32]
+        shape = (filming.frames, filming.height, filming.width)
+        unknown = np.full(shape, np.nan, np.float32) if "depth" in filming.channels else None
         cameras = virtual_cameras(seed, filming.cameras, filming.frames, self.rate, aspect, frame_aspect, sharpest)
         return [
             ClipRow(
@@ -63,6 +65,7 @@ class PieceTask:
                 licence=self.licence,
                 source=self.url,
                 video=cut_out(video, path, frame_aspect, filming.height, filming.width),
+                depth=unknown,
             )
             for camera, path in enumerate(cameras)
         ]

@@ -19,7 +19,7 @@ import torch
 import transformers
 
 from actors.log import Log
-from actors.training_data import Encoded, Windows, ahead
+from actors.training_data import Encoded, WindowDepths, Windows, ahead
 from actors.training_latents import Kept, latents_folder
 from actors.training_model import save_model
 from pipeline.clip import Clip
@@ -115,7 +115,10 @@ def train(
     log = Log(Path(setup.out) / LOG, trainer.step, report) if rank == 0 else None
 
     data = ClipDataset.open(setup.data)
-    encode: Encode = Encoded(Windows(data, setup.height, setup.width), load_codec(setup.model, setup.device))
+    windows = Windows(data, setup.height, setup.width)
+    encode: Encode = Encoded(windows, load_codec(setup.model, setup.device))
+    copies = pipe.transformer.copying is not None and "depth" in data.channels
+    depths = WindowDepths(windows) if copies and setup.recipe.depth_weight else None
     every = pipe.codec.temporal_compression
     clips, unseen = data.clips("train"), data.clips("validation")
     corpus = Corpus(clips, setup.frames, setup.recipe)
@@ -127,7 +130,7 @@ def train(
     def make(step: int) -> Batch:
         random = np.random.default_rng([setup.seed, step, rank])
         common = np.random.default_rng([setup.seed, step]) if spread else None
-        return collate(corpus.draw(random, tokenizers=kernels, common=common), encode, every)
+        return collate(corpus.draw(random, tokenizers=kernels, common=common), encode, every, depths=depths)
 
     held_out: list[Batch] = []
     if unseen and (rank == 0 or spread):

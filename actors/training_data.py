@@ -41,6 +41,22 @@ def resized(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return planes.unflatten(1, (-1, 3)).permute(0, 1, 3, 4, 2).contiguous()
 
 
+class WindowDepths:
+    """Depths of windows at the size of a `Windows`: of every pixel the one at its upper left, since a mean of two
+    surfaces is neither."""
+
+    def __init__(self, windows: Windows) -> None:
+        self.windows = windows
+
+    def __call__(self, windows: Sequence[Window], length: int) -> torch.Tensor:
+        """(N, length, height, width) float32, metres along the optical axis."""
+        size, known = (self.windows.height, self.windows.width), dict[tuple[int, int], torch.Tensor]()
+        for row, start in {(each.clip.row, each.start) for each in windows}:
+            depth = torch.from_numpy(self.windows.data.channel("depth", row)[start : start + length].copy())
+            known[row, start] = depth if depth.shape[1:] == size else F.interpolate(depth[None], size)[0]
+        return torch.stack([known[each.clip.row, each.start] for each in windows])
+
+
 class Encoded:
     """Latents of windows. The codec is this object's own: a Wan VAE keeps state while it works, and windows are encoded
     in a thread of their own."""

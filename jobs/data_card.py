@@ -95,7 +95,7 @@ EXTENDED_WORDS = [
     "there to be shown as memory; a training never asks for them.",
 ]
 CHANNEL_WORDS = {
-    "depth": "little-endian float32 (T, H, W), metres along the optical axis, inf for the sky",
+    "depth": "little-endian float32 (T, H, W), metres along the optical axis, inf for the sky, NaN in real footage",
     "objects": "uint8 (T, H, W), the object that is seen, 0 for room or ground, 255 for the sky",
 }
 

@@ -93,9 +93,8 @@ def _check_footage(job: SynthesizeJob) -> None:
             "no licence was given for --from-videos: say under which licence the footage may be used, such as "
             "licence=CC-BY-4.0; it is kept with every clip"
         )
-    if job.from_videos and (job.config.depth or job.config.objects):
-        channel = "depth" if job.config.depth else "objects"
-        raise UsageError(f"{channel}=true with --from-videos: real footage has no {channel}; leave one of them out")
+    if job.from_videos and job.config.objects:
+        raise UsageError("objects=true with --from-videos: real footage has no objects; leave one of them out")
 
 
 def metadata(config: SynthesizeConfig) -> dict[str, str]:

@@ -32,6 +32,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from .codec import Codec, PixelCodec, codec_of
 from .memory_cache import MemoryCache
 from .spec import ModelSpec, compression_of
+from .text_encoder import ByteTextEncoder  # noqa: F401  (diffusers loads components of imported modules only)
 from .trajectory import Trajectory, default_intrinsics
 from .transformer import ConditioningVideo, MemoryWanTransformer3DModel
 
@@ -108,6 +109,8 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         super().__init__()
         if prediction not in ("velocity", "sample"):
             raise ValueError(f"prediction must be 'velocity' or 'sample', got {prediction!r}")
+        if transformer.config.get("copied_videos") and prediction != "sample":
+            raise ValueError(f"this transformer copies along rays and predicts the sample, got {prediction=}")
         self.register_modules(
             transformer=transformer, vae=vae, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer
         )

@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import nn
-from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
+from transformers import ByT5Tokenizer
 
 from .codec import PixelCodec
 from .memory_pipeline import MemoryV2VPipeline
+from .text_encoder import ByteTextEncoder
 from .transformer import MemoryWanTransformer3DModel
 
 TRANSFORMER: dict[str, Any] = {
@@ -28,14 +29,16 @@ TRANSFORMER: dict[str, Any] = {
     "attention_head_dim": 32,
     "in_channels": 3,
     "out_channels": 3,
-    "text_dim": 64,
+    "text_dim": 128,
     "freq_dim": 256,
     "memory_kernels": ((1, 1, 1), (1, 2, 2), (1, 2, 2), (1, 4, 4)),  # a base patch holds 8x8 pixels: coarse already
     "roles": True,  # the source and the best memory share a tokenizer
     "cameras": "plucker",
     "positions": "frustum",
     "merge": "merge",
-    "merge_kernel": (4, 4),  # a frame has 12x12 tokens or fewer: what is merged at all is merged to one or four
+    "merge_kernel": (2, 2),
+    "copied_videos": 3,
+    "copied_points": 3,
 }
 # By what it is trained on: two cores in an afternoon, or a GPU in an hour.
 SIZES: dict[str, dict[str, Any]] = {
@@ -43,7 +46,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "gpu": {"num_attention_heads": 12, "num_layers": 12, "ffn_dim": 1536},
 }
 AREAS = {"cpu": 48 * 48, "gpu": 96 * 96}
-TEXT: dict[str, Any] = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_heads": 4, "num_layers": 2}
+TEXT: dict[str, Any] = {"width": 128, "layers": 3}
 PIPELINE: dict[str, Any] = {
     "prediction": "sample",
     "num_inference_steps": 8,
@@ -62,7 +65,7 @@ TINY_TRANSFORMER: dict[str, Any] = {
     "ffn_dim": 32,
     "num_layers": 2,
 }
-TINY_TEXT: dict[str, Any] = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_heads": 2, "num_layers": 1}
+TINY_TEXT: dict[str, Any] = {"width": 32, "layers": 1}
 TINY_PIPELINE: dict[str, Any] = {"num_inference_steps": 2, "area": 32 * 32, "text_length": 64}
 
 
@@ -85,7 +88,7 @@ def build_mini(
         network = MemoryWanTransformer3DModel(**{**TRANSFORMER, **SIZES[size], **(transformer or {})})
         nn.init.normal_(network.camera_embedding.weight, std=camera_std)
         tokenizer = ByT5Tokenizer()
-        encoder = T5EncoderModel(T5Config(**{"vocab_size": len(tokenizer), **TEXT, **(text or {})}))
+        encoder = ByteTextEncoder(**{"vocab_size": len(tokenizer), **TEXT, **(text or {})})
     return MemoryV2VPipeline(
         transformer=network.eval(),
         vae=PixelCodec(),

@@ -12,7 +12,7 @@ N tokens of the target, M tokens of the conditioning, L text tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,7 @@ from torch import nn
 from .blocks import MemoryWanTransformerBlock
 from .cameras import over_token_frames, plucker, token_rays
 from .conditioning import CHOICES, ConditioningVideo, check, choice
+from .copying import Copying, Sight, sights
 from .memory_cache import Keys, MemoryCache
 from .merging import Compressor, fraction
 from .passes import Merging, Pass
@@ -34,7 +35,14 @@ from .positions import Rotary, frustum_places, frustum_rotary, grid_places, grid
 from .tokenizers import Group, Kernel, Tokenizers, Tokens, Where, pad_to
 
 # Parameters that a base model does not have.
-NEW = ("tokenizers.", "role_embedding", "camera_embedding.", "compressor.", ".cam_encoder.", ".projector.")
+NEW = ("tokenizers.", "role_embedding", "camera_embedding.", "compressor.", "copying.", ".cam_encoder.", ".projector.")
+
+
+@dataclass
+class MemoryTransformerOutput(Transformer2DModelOutput):
+    """sample (B, C, T, H, W): the prediction. log_depths (B, T, P, h, w): of a model that copies, see `copying`."""
+
+    log_depths: torch.Tensor | None = None
 
 
 class MemoryWanTransformer3DModel(WanTransformer3DModel):
@@ -59,8 +67,11 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         merge: what happens to memory frames of low responsiveness at the entries of the blocks at `merge_at`
             (fractions of the depth): "merge" them with a learnable compressor over `merge_kernel` tokens, "discard"
             them, or nothing. A call may say otherwise, but only a model configured to merge has a compressor.
+        copied_videos: how many conditioning videos, the source and then the first memories, the target may copy pixels
+            from (see `copying`); 0 for a model without this. copied_points: depths of a ray at which it looks.
     New parameters: `tokenizers.<t>x<h>x<w>` (one per distinct kernel); `role_embedding` and `camera_embedding`, zero at
-    first so that a base model is unchanged by them, or the blocks' `cam_encoder` and `projector`; `compressor`.
+    first so that a base model is unchanged by them, or the blocks' `cam_encoder` and `projector`; `compressor`;
+    `copying`.
     """
 
     _no_split_modules = ["MemoryWanTransformerBlock"]
@@ -106,6 +117,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         merge: str = "off",
         merge_at: Sequence[float] = (1 / 3, 2 / 3),
         merge_kernel: tuple[int, int] = (2, 2),
+        copied_videos: int = 0,
+        copied_points: int = 3,
     ) -> None:
         super().__init__(
             patch_size=patch_size,
@@ -140,6 +153,11 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         if not per_block:
             self.camera_embedding = nn.Linear(6 if cameras == "plucker" else 12, dim)
         self.compressor = Compressor(dim, merge_kernel) if merge == "merge" else None
+        self.copying = None
+        if copied_videos:
+            if positions != "frustum":
+                raise ValueError(f"copied_videos needs the rays of positions='frustum', got positions={positions!r}")
+            self.copying = Copying(dim, patch_size, copied_videos, copied_points)
         self.initialise_conditioning()
 
     @property
@@ -167,6 +185,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             block.initialise_cameras()
         if self.compressor is not None:
             self.compressor.initialise()
+        if self.copying is not None:
+            self.copying.initialise()
 
     @classmethod
     def from_base(cls, base: WanTransformer3DModel, **config: Any) -> MemoryWanTransformer3DModel:
@@ -222,7 +242,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             model's configuration say.
         attention, merge: None for the model's own. With cached attention, source and memories may have fewer rows
             than the target, B = n * theirs, n targets for each one after another.
-        Returns a sample of the target's shape (channels: out_channels). Raises ValueError, saying expected and got.
+        Returns a `MemoryTransformerOutput`, its sample of the target's shape (channels: out_channels), or the sample in
+        a tuple. Raises ValueError, saying expected and got.
         """
         config = self.config
         attention = choice("attention", attention or config.attention, CHOICES["attention"])
@@ -254,6 +275,11 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         if cache is not None and keeps:
             text = cache.text(encoder_hidden_states, partial(self._text_keys, encoder_hidden_states))
             encoder_hidden_states = encoder_hidden_states[:, :0]
+        seen: list[Sight | None] = []
+        if self.copying is not None:
+            videos = self._copied(source, memories, cache)
+            look = partial(sights, target_video, videos)
+            seen = look() if cache is None else cache.once("seen", look)
         temb, modulation, embedded, image = self.condition_embedder(
             timestep, encoder_hidden_states, encoder_hidden_states_image
         )
@@ -277,7 +303,10 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         shift, scale = (self.scale_shift_table.to(temb.device) + temb.unsqueeze(1)).chunk(2, dim=1)
         states = (self.norm_out(states.float()) * (1 + scale) + shift).type_as(states)
         output = self._unpatchify(self.proj_out(states), hidden_states.shape)
-        return Transformer2DModelOutput(sample=output) if return_dict else (output,)
+        log_depths = None
+        if self.copying is not None:
+            output, log_depths = self.copying(states, output, hidden_states, timestep / 1000, seen)
+        return MemoryTransformerOutput(sample=output, log_depths=log_depths) if return_dict else (output,)
 
     def encode_conditioning(
         self,
@@ -289,6 +318,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         """Fill a cache ahead of any target of `frames` latent frames, without merging, which needs a target."""
         cache = MemoryCache() if cache is None else cache
         cache.clear()
+        self._copied(source, memories, cache)
         conditioning = self._conditioning(source, memories, frames)
         clean = self._clean_modulation(conditioning.states)
         self._pass(conditioning.states, clean, clean, "off", 0.0).encode(cache, conditioning)
@@ -336,6 +366,13 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
                 for video, kernel, offset in self._places(source, memories, span, kernels)
             ]
         )
+
+    def _copied(
+        self, source: ConditioningVideo | None, memories: Sequence[ConditioningVideo], cache: MemoryCache | None
+    ) -> list[ConditioningVideo | None]:
+        """The videos that the target copies from, the source's place first; a cache keeps those it was filled with."""
+        videos = [source, *memories][: self.config.copied_videos]
+        return videos if cache is None else cache.once("videos", lambda: videos)
 
     def _where(self, video: ConditioningVideo, kernel: Kernel | None, offset: int) -> Where:
         """Where the tokens of one video are, and what is added to them for its cameras."""

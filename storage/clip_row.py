@@ -35,7 +35,8 @@ class ClipRow:
     scene: its seed below 2**40, or `real_scene(...)`. camera: 0 is the source's. variant: 0 as it was, 1 and above as
     edited by `instruction`. kind: "rendered", "real" or "extended". rate: frames per second. trajectory: T poses in the
     scene's world. shots (T,) int32. licence: of the pixels. source: the video it was cut from, "" for rendered ones.
-    video (T, H, W, 3) uint8 RGB. depth (T, H, W) float32 metres along the optical axis, inf for the sky, or None.
+    video (T, H, W, 3) uint8 RGB. depth (T, H, W) float32 metres along the optical axis, inf for the sky, NaN
+    where nobody knows, or None.
     objects (T, H, W) uint8, or None. extended: frames at its end that a model made, 0 unless kind is "extended".
     """
 

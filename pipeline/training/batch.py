@@ -16,6 +16,9 @@ from .samples import Draw, Window
 
 # Windows of one length in frames to their normalised latents (N, C, T', H', W') float32.
 Encode = Callable[[Sequence[Window], int], torch.Tensor]
+# The same to their depths (N, frames, H, W) float32 metres along the optical axis, infinite for the sky, NaN where
+# nobody knows.
+Depths = Callable[[Sequence[Window], int], torch.Tensor]
 VIEW = ("poses", "intrinsics", "times")
 
 
@@ -24,13 +27,14 @@ class Batch:
     """B scenes with M targets each; targets of a scene come one after another.
 
     clean (B M, C, T, H, W) float32: the targets without noise. changed (B M, 1, T, H, W) bool: what the instruction
-    changes, None for other tasks. view: poses, intrinsics and times of the targets, `target_...` of the transformer.
-    instructions: one per scene.
+    changes, None for other tasks. depths (B M, frames, H, W): of the targets, None where the data has none. view:
+    poses, intrinsics and times of the targets, `target_...` of the transformer. instructions: one per scene.
     """
 
     draw: Draw
     clean: torch.Tensor
     changed: torch.Tensor | None
+    depths: torch.Tensor | None
     view: dict[str, torch.Tensor | None]
     source: ConditioningVideo | None
     memories: tuple[ConditioningVideo, ...]
@@ -53,6 +57,7 @@ class Batch:
             self.draw,
             self.clean.to(device),
             moved(self.changed),
+            moved(self.depths),
             {name: moved(value) for name, value in self.view.items()},
             None if self.source is None else video(self.source),
             tuple(video(each) for each in self.memories),
@@ -60,7 +65,9 @@ class Batch:
         )
 
 
-def collate(draw: Draw, encode: Encode, every: int = 1, changed_above: float = 0.15) -> Batch:
+def collate(
+    draw: Draw, encode: Encode, every: int = 1, changed_above: float = 0.15, depths: Depths | None = None
+) -> Batch:
     """A step's windows, encoded and arranged.
 
     every: frames per latent frame after the first (the codec's temporal compression). changed_above: a pixel counts as
@@ -101,6 +108,7 @@ def collate(draw: Draw, encode: Encode, every: int = 1, changed_above: float = 0
         draw,
         clean,
         changed,
+        None if depths is None else depths(windows[:targets], draw.length),
         {f"target_{name}": value for name, value in target_view.items()},
         source,
         memories,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -11,6 +11,14 @@ from torch import nn
 from pipeline.memory_pipeline import MemoryV2VPipeline
 
 from .batch import Batch
+
+
+class Prediction(NamedTuple):
+    """sample: what the transformer says of the noisy target, like it, float32. log_depths (B M, T, P, h, w): of a model
+    that copies along rays, else None."""
+
+    sample: torch.Tensor
+    log_depths: torch.Tensor | None
 
 
 class Network(nn.Module):
@@ -34,8 +42,8 @@ class Network(nn.Module):
 
     def forward(
         self, batch: Batch, noisy: torch.Tensor, sigma: torch.Tensor, instructions: Sequence[str] | None = None
-    ) -> torch.Tensor:
-        """What the transformer says of `noisy` (B M, C, T, H, W) in noise of sigma (B M,); float32.
+    ) -> Prediction:
+        """What the transformer says of `noisy` (B M, C, T, H, W) in noise of sigma (B M,).
 
         instructions: other words than the batch's own, one per scene.
         """
@@ -55,10 +63,9 @@ class Network(nn.Module):
                 merge=merge,
                 merge_share=draw.merge_share,
                 memory_kernels=kernels,
-                return_dict=False,
                 **batch.view,
             )
-        return result[0].float()
+        return Prediction(result.sample.float(), getattr(result, "log_depths", None))
 
 
 def memory_kernels(pipe: MemoryV2VPipeline) -> list[Any]:

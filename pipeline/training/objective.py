@@ -8,7 +8,10 @@ from dataclasses import replace
 
 import torch
 
+from pipeline.copying import FARTHEST, NEAREST
+
 from .batch import Batch
+from .network import Prediction
 from .recipe import Recipe
 
 
@@ -40,8 +43,23 @@ def weighted_error(
     return error.flatten(1).mean(1)
 
 
+def depth_error(log_depths: torch.Tensor, depths: torch.Tensor) -> torch.Tensor:
+    """How far the points of rays are from what the rays meet, in log metres, per row (B,): the nearest of a ray's
+    points counts whole, so that others are free to try other depths, and the mean of all a tenth, so that none strays.
+
+    log_depths (B, T, P, h, w), depths (B, frames, H, W) as of a `Batch`; unknown ones count nothing."""
+    frames, rows, columns = log_depths.shape[1], *log_depths.shape[3:]
+    # the upper left pixel of every cell: a mean over an edge would be the depth of nothing
+    every = [have // want for have, want in zip(depths.shape[1:], (frames, rows, columns), strict=True)]
+    wanted = depths[:, :: every[0], :: every[1], :: every[2]][:, :frames]
+    known = ~wanted.isnan()
+    wanted = wanted.nan_to_num(1.0, posinf=FARTHEST).clamp(NEAREST, FARTHEST).log()
+    off = (log_depths - wanted[:, :, None]).abs()
+    return ((off.amin(2) + 0.1 * off.mean(2)) * known).flatten(1).mean(1)
+
+
 def loss(
-    network: Callable[..., torch.Tensor],
+    network: Callable[..., Prediction],
     batch: Batch,
     recipe: Recipe,
     generator: torch.Generator,
@@ -66,7 +84,10 @@ def loss(
     noisy = corrupted(clean, noise, sigma)
     prediction = network(batch, noisy, sigma, instructions)
     wanted = clean if sample else noise - clean
-    return weighted_error(prediction, wanted, batch.changed, changed_weight)
+    error = weighted_error(prediction.sample, wanted, batch.changed, changed_weight)
+    if batch.depths is not None and prediction.log_depths is not None and recipe.depth_weight:
+        error = error + recipe.depth_weight * depth_error(prediction.log_depths, batch.depths)
+    return error
 
 
 def noised(batch: Batch, most: float, generator: torch.Generator) -> Batch:

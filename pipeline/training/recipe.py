@@ -47,6 +47,9 @@ class Recipe:
     source_dropout: float = choice(0.1, "share of the steps with memory that do not see their source")
     text_dropout: float = choice(0.1, "share of the instructions that are not given")
     camera_dropout: float = choice(0.0, "share of the steps without any camera; only for models with grid positions")
+    depth_weight: float = choice(
+        0.1, "of the error of log depths, where the model copies along rays and the data has depth"
+    )
     changed_weight: float = choice(5.0, "of pixels that an instruction changes; falls to 1 with the learning rate")
 
     def __post_init__(self) -> None:

@@ -73,7 +73,7 @@ def _error(trainer: Trainer, batch: Batch, noise: torch.Tensor, level: float) ->
     """Mean squared error of the clean latent as the model sees it in noise of this level."""
     sigma = torch.full((len(noise),), level, device=noise.device)
     noisy = corrupted(batch.clean, noise, sigma)
-    prediction = trainer.network(batch, noisy, sigma)
+    prediction = trainer.network(batch, noisy, sigma).sample
     if trainer.pipe.config.prediction == "velocity":
         prediction = noisy - level * prediction
     return float(weighted_error(prediction, batch.clean, None, 1.0).mean())

@@ -163,8 +163,8 @@ OLD = """{"height": 64, "width": 64, "frames": 48, "rates": [12.0, 24.0], "sampl
         (["--scenes", "2", "rates=[0]"], "setting 'rates' is [0.0]"),
         (["--from-videos", "clips"], "no licence was given for --from-videos"),
         (
-            ["--from-videos", "clips", "licence=MIT", "depth=true"],
-            "depth=true with --from-videos: real footage has no depth",
+            ["--from-videos", "clips", "licence=MIT", "objects=true"],
+            "objects=true with --from-videos: real footage has no objects",
         ),
         (["--scenes", str(1 << 41)], "goes beyond the last seed"),
     ],

@@ -18,7 +18,7 @@ from pipeline.mini import SIZES, TRANSFORMER, build_mini, build_tiny
 from pipeline.training.batch import collate
 from pipeline.training.estimate import estimate, measured_rate
 from pipeline.training.muon import Muon, orthogonalised
-from pipeline.training.network import Network
+from pipeline.training.network import Network, Prediction
 from pipeline.training.objective import corrupted, loss, noise_levels, noised, weighted_error
 from pipeline.training.recipe import Recipe
 from pipeline.training.samples import TASKS, Corpus, Window, pairs, starts
@@ -310,7 +310,7 @@ def test_the_loss_of_the_right_answer_is_nothing(sample):
 
     def knows(batch, noisy, sigma, instructions):
         sigma = sigma.view(-1, 1, 1, 1, 1)
-        return batch.clean if sample else (noisy - batch.clean) / sigma
+        return Prediction(batch.clean if sample else (noisy - batch.clean) / sigma, None)
 
     value = loss(knows, batch, Recipe(), torch.Generator().manual_seed(0), shift=2.0, sample=sample)
     assert value.shape == (16,) and value.max() < 1e-6
@@ -400,6 +400,25 @@ def test_gradients_reach_every_trained_parameter_over_a_few_draws(attention):
         value.mean().backward()
         untouched -= {name for name, each in trainer.parameters.items() if each.grad is not None and each.grad.any()}
     assert not untouched
+
+
+def test_known_depths_add_to_the_loss_and_nothing_else_does():
+    recipe = Recipe(batch=2, targets=2)
+    draw = Corpus(clips_of(), LENGTH, recipe).draw(np.random.default_rng(0), "camera")
+    network = Network(build_tiny())
+
+    def losses(depth, **changed):
+        def depths(windows, length):
+            return torch.full((len(windows), length, 16, 16), depth)
+
+        batch = collate(draw, pixels, depths=depths)
+        given = replace(recipe, **changed)
+        return loss(network, batch, given, torch.Generator().manual_seed(0), shift=2.0, sample=True)
+
+    plain = losses(5.0, depth_weight=0.0)
+    assert torch.equal(losses(torch.nan), plain), "unknown"
+    assert torch.allclose((losses(5.0, depth_weight=0.4) - plain) / 4, losses(5.0, depth_weight=0.1) - plain, atol=1e-6)
+    assert (losses(5.0) > plain).all() and (losses(99.0) > losses(5.0)).all()
 
 
 def test_a_step_is_a_function_of_seed_step_and_rank():

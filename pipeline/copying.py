@@ -1,0 +1,172 @@
+"""Copying along rays: what a pixel of the target shows may be in a conditioning video already, seen from elsewhere.
+
+Tokens carry what a patch looks like, not its pixels. So beside what the network makes up itself, its last layer gets
+candidates: a few points on every pixel's ray, at depths that the network says, as the source and the most relevant
+memories show them. The network says how likely each candidate is, the noisy target what speaks for it, and the
+result is their mean. What is remembered comes back as it was, for the price of a bilinear lookup.
+
+Letters in shapes: B batch, C channels, T latent frames, H W latent height and width, h w cells, V videos, P points of
+a ray, N tokens of the target, D width of the model. For models that predict the clean sample and know rays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .cameras import token_rays
+from .conditioning import ConditioningVideo
+
+CELL = 2  # pixels a side that share depths and likelihoods
+DEPTHS = (1.5, 12.0)  # metres along the optical axis: where the points of a ray begin, the first and the last
+NEAREST, FARTHEST = 0.1, 100.0
+OUT_OF_SIGHT = -30.0  # log-likelihood of a point that a video does not show
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """How the target's rays run through one video's cameras.
+
+    frames (B, T, C, H, W): of the video, for every frame of the target the nearest in time. origin (B, T, 3) and rays
+    (B, T, h, w, 3), in the video's camera at that frame: depth z of the target's pixel is the point origin + z ray.
+    intrinsics (B, T, 4).
+    """
+
+    frames: torch.Tensor
+    origin: torch.Tensor
+    rays: torch.Tensor
+    intrinsics: torch.Tensor
+
+
+def sights(target: ConditioningVideo, videos: Sequence[ConditioningVideo | None]) -> list[Sight | None]:
+    """One for each video; None where there is none. A video may have fewer rows than the target, as `forward` says."""
+    assert target.poses is not None and target.intrinsics is not None and target.times is not None
+    count, _, frames, height, width = target.latent.shape
+    cells = (frames, height // CELL, width // CELL)
+    origins, rays = token_rays(target.poses, target.intrinsics, (height, width), (1, CELL, CELL), cells)
+    poses = target.poses.float()
+    rays = rays / torch.einsum("bthwi,bti->bthw", rays, poses[..., 2])[..., None]
+    row = torch.arange(count, device=rays.device)[:, None]
+    found: list[Sight | None] = []
+    for video in videos:
+        if video is None:
+            found.append(None)
+            continue
+        assert video.poses is not None and video.intrinsics is not None and video.times is not None
+        own = row // (count // len(video.latent))
+        nearest = (target.times[:, :, None] - video.times[own[:, 0]][:, None]).abs().argmin(-1)  # (B, T)
+        poses = video.poses[own, nearest].float()
+        into = poses[..., :3].transpose(-1, -2)
+        found.append(
+            Sight(
+                video.latent.movedim(2, 1)[own, nearest],
+                torch.einsum("btij,btj->bti", into, origins - poses[..., 3]),
+                torch.einsum("btij,bthwj->bthwi", into, rays),
+                video.intrinsics[own, nearest].float(),
+            )
+        )
+    return found
+
+
+class Copying(nn.Module):
+    """The layer beside the model's own last one.
+
+    A cell's part of `proj`, from the token it lies in: V P logits of points as videos show them, one of what the model
+    makes up itself, P logarithms of depths. evidence: logarithms of how much the noisy target counts, and of how far,
+    in units of the latent, a right candidate may be off.
+    """
+
+    def __init__(self, dim: int, patch: Sequence[int], videos: int, points: int) -> None:
+        super().__init__()
+        if patch[1] % CELL or patch[2] % CELL:
+            raise ValueError(f"copying takes patches of a multiple of {CELL} rows and columns, got {tuple(patch)}")
+        self.videos, self.points = videos, points
+        self.cells = (patch[0], patch[1] // CELL, patch[2] // CELL)
+        self.proj = nn.Linear(dim, math.prod(self.cells) * (videos * points + 1 + points))
+        self.evidence = nn.Parameter(torch.empty(2))
+
+    def initialise(self) -> None:
+        """At first the model's own part prevails, and depths are the same everywhere."""
+        nn.init.normal_(self.proj.weight, std=0.02)
+        near, far = (math.log(each) for each in DEPTHS)
+        depths = [near + (far - near) * index / max(1, self.points - 1) for index in range(self.points)]
+        values = torch.tensor([0.0] * (self.videos * self.points) + [2.0] + depths)
+        with torch.no_grad():
+            self.proj.bias.copy_(values.repeat(math.prod(self.cells)))
+            self.evidence.fill_(-1.0)
+
+    def forward(
+        self,
+        states: torch.Tensor,
+        own: torch.Tensor,
+        noisy: torch.Tensor,
+        sigma: torch.Tensor,
+        seen: Sequence[Sight | None],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """states (B, N, D) as the last layer gets them; own (B, C, T, H, W) what that makes of them; noisy (B, C, T, H,
+        W) in noise of sigma (B,). Returns the sample, like `own`, and log depths (B, T, P, h, w), log metres along the
+        optical axis."""
+        with torch.autocast(own.device.type, enabled=False):
+            count, channels, frames, height, width = own.shape
+            logits, log_depths = self._said(states, frames, height // CELL, width // CELL)
+            depths = log_depths.exp().clamp(NEAREST, FARTHEST)
+            scores, candidates = [logits[:, -1:]], [_framewise(own.float())[:, :, None]]
+            for video, sight in zip(logits[:, :-1].split(self.points, dim=1), seen, strict=False):
+                if sight is not None:
+                    where, inside = _project(sight, depths)
+                    scores.append(video.masked_fill(~inside, OUT_OF_SIGHT))
+                    candidates.append(_look(sight.frames.flatten(0, 1).float(), where))
+            score, candidate = torch.cat(scores, dim=1), torch.cat(candidates, dim=2)  # (BT, J, h, w), (BT, C, J, H, W)
+            level = sigma.float().repeat_interleave(frames).view(-1, 1, 1, 1)
+            score = score + self._evidence(_framewise(noisy.float()), candidate, level)
+            share = F.interpolate(score.softmax(dim=1), scale_factor=CELL, mode="bilinear")
+            mean = (share[:, None] * candidate).sum(dim=2).unflatten(0, (count, frames)).transpose(1, 2)
+        return mean.to(own.dtype), log_depths.unflatten(0, (count, frames))
+
+    def _said(self, states: torch.Tensor, frames: int, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (B T, V P + 1, h, w) and log depths (B T, P, h, w)."""
+        grid = [size // each for size, each in zip((frames, rows, columns), self.cells, strict=True)]
+        weight, bias = self.proj.weight.float(), self.proj.bias.float()
+        said = F.linear(states.float(), weight, bias).unflatten(2, (*self.cells, -1)).unflatten(1, grid)
+        said = said.permute(0, 1, 4, 7, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(0, 2)
+        logits, log_depths = said.split([self.videos * self.points + 1, self.points], dim=1)
+        return logits, log_depths
+
+    def _evidence(self, noisy: torch.Tensor, candidate: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        """(BT, J, h, w): log-likelihood of the noisy target, (1 - sigma) x + sigma noise, if x were the candidate."""
+        weight, spread = self.evidence.exp().unbind()
+        error = torch.addcmul(noisy[:, :, None], level[:, None] - 1, candidate).square().flatten(1, 2)
+        error = F.avg_pool2d(error, CELL).unflatten(1, (noisy.shape[1], -1)).sum(dim=1)
+        return -weight * error / (2 * (level**2 + ((1 - level) * spread) ** 2))
+
+
+def _framewise(video: torch.Tensor) -> torch.Tensor:
+    """(B, C, T, H, W) to (B T, C, H, W)."""
+    return video.transpose(1, 2).flatten(0, 1)
+
+
+def _project(sight: Sight, depths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where points at depths (BT, P, h, w) lie in the video's frames, (BT, 2, P, h, w) with -1..1 from edge to edge,
+    and whether they show them, (BT, P, h, w) bool."""
+    rays = sight.rays.flatten(0, 1).movedim(-1, 1)[:, :, None]
+    origin = sight.origin.flatten(0, 1)[:, :, None, None, None]
+    x, y, z = (origin + depths[:, None] * rays).unbind(dim=1)
+    fx, fy, cx, cy = sight.intrinsics.flatten(0, 1)[:, :, None, None, None].unbind(dim=1)
+    ahead = z > NEAREST / 2
+    z = z.clamp(min=NEAREST / 2)
+    where = 2 * torch.stack([fx * x / z + cx, fy * y / z + cy], dim=1) - 1
+    return where.clamp(-2, 2), ahead & (where.abs() < 1).all(dim=1)
+
+
+def _look(frames: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """(BT, C, P, H, W): frames (BT, C, H, W) at places (BT, 2, P, h, w) of cells, those of pixels between them."""
+    points = where.shape[2]
+    places = F.interpolate(where.flatten(1, 2), scale_factor=CELL, mode="bilinear")
+    grid = places.unflatten(1, (2, points)).movedim(1, -1).flatten(1, 2)  # (BT, P H, W, 2)
+    found = F.grid_sample(frames, grid, padding_mode="border", align_corners=False)
+    return found.unflatten(2, (points, -1))

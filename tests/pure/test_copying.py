@@ -1,0 +1,237 @@
+"""Copying along rays: against scenes whose depth is known, and as a part of the model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.conditioning import ConditioningVideo
+from pipeline.copying import CELL, Copying, _look, _project, sights
+from pipeline.memory_cache import MemoryCache
+from pipeline.memory_pipeline import MemoryV2VPipeline
+from pipeline.mini import TINY_TRANSFORMER, TRANSFORMER, build_tiny
+from pipeline.scenes import random_scene, render
+from pipeline.scenes.correspondence import correspondence
+from pipeline.training.objective import depth_error
+from pipeline.transformer import MemoryWanTransformer3DModel
+
+SIZE, FRAMES, DIM = 32, 4, 8
+LENS = torch.tensor([0.9, 0.9, 0.5, 0.5])
+
+
+def camera(*position: float, yaw: float = 0.0, frames: int = FRAMES, rows: int = 1) -> torch.Tensor:
+    """(rows, frames, 3, 4): a camera that stands there, turned to the right by `yaw`."""
+    cos, sin = np.cos(yaw), np.sin(yaw)
+    pose = torch.tensor([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]], dtype=torch.float32)
+    return torch.cat([pose, torch.tensor(position)[:, None]], dim=1).expand(rows, frames, 3, 4)
+
+
+def video(poses: torch.Tensor, latent: torch.Tensor | None = None, start: float = 0.0, seed: int = 0):
+    rows, frames = poses.shape[:2]
+    if latent is None:
+        latent = torch.randn(rows, 3, frames, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+    times = start + torch.arange(frames).expand(rows, -1) / 12
+    return ConditioningVideo(latent, poses, LENS.expand(rows, frames, 4), times)
+
+
+def head(videos: int = 1, points: int = 1, depth: float | None = None, choose: int = -1) -> Copying:
+    """A head that says the same of every cell: every point at `depth`, candidate number `choose` (-1: the own)."""
+    made = Copying(DIM, (4, 8, 8), videos, points)
+    made.initialise()
+    with torch.no_grad():
+        made.proj.weight.zero_()
+        said = made.proj.bias.view(-1, videos * points + 1 + points)
+        said[:, : videos * points + 1] = -20.0
+        said[:, choose if choose >= 0 else videos * points] = 20.0
+        if depth is not None:
+            said[:, -points:] = np.log(depth)
+    return made
+
+
+def run(layer: Copying, target: ConditioningVideo, videos, sigma: float = 1.0, own: torch.Tensor | None = None):
+    rows = len(target.latent)
+    states = torch.zeros(rows, (SIZE // 8) ** 2, DIM)
+    own = torch.zeros_like(target.latent) if own is None else own
+    with torch.no_grad():
+        return layer(states, own, target.latent, torch.full((rows,), sigma), sights(target, videos))[0]
+
+
+def test_from_the_same_camera_a_video_comes_back_whole_whatever_the_depth():
+    known = video(camera(0.0, 0.0, 0.0))
+    target = video(camera(0.0, 0.0, 0.0), seed=1)
+    for depth in (0.5, 3.0, 40.0):
+        result = run(head(depth=depth, choose=0), target, [known])
+        # between the middles of the outermost cells, where their places are interpolated and not held
+        assert torch.allclose(result[..., 1:-1, 1:-1], known.latent[..., 1:-1, 1:-1], atol=1e-3)
+
+
+def test_points_lie_where_the_exact_correspondence_of_a_scene_says():
+    scene, lens = random_scene(5), LENS.expand(1, 2, 4)
+    poses = torch.stack([camera(0.0, 0.0, 0.0)[0, 0], camera(0.4, -0.1, 0.2, yaw=0.1)[0, 0]])[None]
+    seen = render([scene], poses, lens, torch.zeros(1, 2), SIZE, SIZE)
+    cells = torch.nn.functional.avg_pool2d(seen.depth, 1, CELL)  # of the pixel at the upper left of every cell
+    where, _ = correspondence(cells[0, 1], poses[0, 1], LENS, seen.depth[0, 0], poses[0, 0], LENS)
+    first, second = (ConditioningVideo(torch.zeros(1, 3, 1, SIZE, SIZE), each[None, None], LENS.expand(1, 1, 4),
+                     torch.zeros(1, 1)) for each in poses[0])  # fmt: skip
+    [sight] = sights(second, [first])
+    assert sight is not None
+    places, inside = _project(sight, cells[0, 1].nan_to_num(posinf=50.0)[None, None])
+    found = (places[0, :, 0].movedim(0, -1) + 1) / 2 * SIZE - 0.5
+    known = inside[0, 0] & torch.isfinite(cells[0, 1])
+    assert known.float().mean() > 0.3
+    assert (found - where)[known].abs().max() < 2e-3
+
+
+def test_with_the_right_depth_another_view_of_a_scene_is_what_the_target_shows():
+    scene = random_scene(5)
+    poses = torch.stack([camera(0.0, 0.0, 0.0)[0, 0], camera(0.15, 0.0, 0.0)[0, 0]])[None]
+    seen = render([scene], poses, LENS.expand(1, 2, 4), torch.zeros(1, 2), SIZE, SIZE, samples=2)
+    pictures = seen.colour[0].permute(0, 3, 1, 2).float() / 255  # (2, 3, H, W)
+    first, second = (
+        ConditioningVideo(picture[None, :, None], pose[None, None], LENS.expand(1, 1, 4), torch.zeros(1, 1))
+        for picture, pose in zip(pictures, poses[0], strict=True)
+    )
+    [sight] = sights(second, [first])
+    assert sight is not None
+    depth = seen.depth[0, 1, ::CELL, ::CELL].clamp(max=50.0)
+    copied = _look(sight.frames[0], _project(sight, depth[None, None])[0])[0, :, 0]
+    truth, still = pictures[1], pictures[0]
+    assert (copied - truth).square().mean() < 0.3 * (still - truth).square().mean()
+
+
+def test_what_a_video_does_not_show_is_left_to_the_model():
+    own = torch.full((1, 3, FRAMES, SIZE, SIZE), 0.7)
+    target = video(camera(0.0, 0.0, 0.0))
+    behind = video(camera(0.0, 0.0, 0.0, yaw=np.pi))
+    assert torch.allclose(run(head(depth=3.0, choose=0), target, [behind], own=own), own, atol=1e-3)
+    assert torch.equal(run(head(depth=3.0, choose=0), target, [None], own=own), own)
+
+
+def test_the_noisy_target_speaks_for_what_it_was_made_of():
+    truth, other = video(camera(0.0, 0.0, 0.0), seed=1), video(camera(0.0, 0.0, 0.0), seed=2)
+    layer = head(videos=2, depth=3.0)
+    layer.proj.bias.data.view(-1, 4)[:, :3] = 0.0  # no opinion
+    layer.evidence.data[:] = torch.tensor([1.0, -2.0])
+    noise = torch.randn(truth.latent.shape, generator=torch.Generator().manual_seed(3))
+
+    def error(sigma: float) -> float:
+        noisy = replace(truth, latent=(1 - sigma) * truth.latent + sigma * noise)
+        return float((run(layer, noisy, [other, truth], sigma) - truth.latent)[..., 1:-1, 1:-1].square().mean())
+
+    assert error(0.1) < 0.02 < 0.5 < error(1.0), "noise alone says nothing"
+
+
+@pytest.mark.parametrize("sigma", [1.0, 0.3])
+def test_a_result_lies_between_its_candidates(sigma):
+    layer = Copying(DIM, (4, 8, 8), 2, 3)
+    layer.initialise()
+    target = video(camera(0.1, 0.0, 0.0))
+    known = [video(camera(0.0, 0.0, 0.0), seed=1), video(camera(0.3, 0.0, 0.0), seed=2)]
+    own = torch.randn(target.latent.shape).clamp(-1, 1)
+    bounded = [replace(each, latent=each.latent.clamp(-1, 1)) for each in known]
+    assert run(layer, target, bounded, sigma, own).abs().max() <= 1 + 1e-5
+
+
+def test_of_another_time_the_nearest_frame_is_looked_at():
+    target = video(camera(0.0, 0.0, 0.0))
+    before = video(camera(0.0, 0.0, 0.0), start=-FRAMES / 12, seed=1)
+    [now, last] = sights(target, [video(camera(0.0, 0.0, 0.0), seed=2), before])
+    assert now is not None and last is not None
+    assert torch.equal(last.frames, before.latent.movedim(2, 1)[:, -1:].expand(-1, FRAMES, -1, -1, -1))
+    assert torch.equal(now.frames, video(camera(0.0, 0.0, 0.0), seed=2).latent.movedim(2, 1))
+
+
+def test_targets_of_one_scene_share_its_videos():
+    known = video(torch.cat([camera(0.0, 0.0, 0.0), camera(0.5, 0.0, 0.0)]))
+    poses = torch.cat([camera(x, 0.0, 0.0) for x in (0.1, 0.2, 0.3, 0.4)])
+    together = run(head(depth=3.0, choose=0), video(poses), [known])
+    for row in range(4):
+        one = ConditioningVideo(*(each[row // 2, None] for each in vars(known).values() if torch.is_tensor(each)))
+        alone = run(head(depth=3.0, choose=0), video(poses[row, None]), [one])
+        assert torch.allclose(together[row], alone[0], atol=1e-6)
+
+
+# In the model.
+
+
+def model(**changed):
+    torch.manual_seed(0)
+    return MemoryWanTransformer3DModel(**{**TRANSFORMER, **TINY_TRANSFORMER, **changed}).eval()
+
+
+def call(memories: int = 4, **changed):
+    target = video(camera(0.1, 0.0, 0.0), seed=9)
+    return {
+        "hidden_states": target.latent, "timestep": torch.tensor([600.0]),
+        "encoder_hidden_states": torch.zeros(1, 5, 32), "source": video(camera(0.0, 0.0, 0.0)),
+        "memories": [video(camera(0.2 * rank, 0.0, 0.0), seed=rank) for rank in range(memories)],
+        "target_poses": target.poses, "target_intrinsics": target.intrinsics, "target_times": target.times,
+        "merge": "off", **changed,
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def test_a_cache_keeps_the_videos_that_are_copied_from():
+    network, given = model(), call()
+    plain, cache = network(**given).sample, MemoryCache()
+    assert torch.equal(network(**given, cache=cache).sample, plain)
+    assert torch.equal(network(**{**given, "source": None, "memories": ()}, cache=cache).sample, plain)
+    ahead = network.encode_conditioning(given["source"], given["memories"], FRAMES)
+    assert torch.allclose(network(**{**given, "source": None, "memories": ()}, cache=ahead).sample, plain, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_memory_beyond_those_copied_from_reaches_the_target_by_its_tokens_alone():
+    network, given = model(copied_videos=2), call()
+    changed = [*given["memories"]]
+    changed[3] = video(camera(0.6, 0.0, 0.0), seed=50)
+    network.copying.proj.weight.zero_()
+    network.copying.proj.bias.view(-1, 2 * 3 + 1 + 3)[:, 6] = -50.0  # nothing of the model's own
+    before, after = network(**given).sample, network(**{**given, "memories": changed}).sample
+    assert torch.equal(before, after)
+
+
+def test_the_depths_come_with_the_sample_and_gradients_reach_the_whole_layer():
+    network = model()
+    result = network(**call())
+    assert result.log_depths.shape == (1, FRAMES, 3, SIZE // CELL, SIZE // CELL)
+    result.sample.square().mean().backward()
+    for name, parameter in network.copying.named_parameters():
+        assert parameter.grad is not None and parameter.grad.any(), name
+
+
+def test_a_model_without_rays_cannot_copy():
+    with pytest.raises(ValueError, match="copied_videos needs the rays of positions='frustum', got positions='grid'"):
+        model(positions="grid")
+    with pytest.raises(ValueError, match="patches of a multiple of 2"):
+        Copying(DIM, (4, 3, 3), 1, 1)
+
+
+def test_a_pipeline_that_predicts_velocities_does_not_copy():
+    parts = build_tiny().components
+    with pytest.raises(ValueError, match="copies along rays and predicts the sample, got prediction='velocity'"):
+        MemoryV2VPipeline(**parts, prediction="velocity")
+
+
+# What training says of the depths.
+
+
+def test_depths_are_right_where_one_point_of_the_ray_is_and_unknown_ones_count_nothing():
+    depths = torch.full((2, FRAMES, SIZE, SIZE), 4.0)
+    depths[0, :, : SIZE // 2] = torch.nan
+    log_depths = torch.full((2, FRAMES, 3, SIZE // CELL, SIZE // CELL), 4.0).log()
+    assert torch.equal(depth_error(log_depths, depths), torch.zeros(2))
+    log_depths[:, :, 1:] += 1
+    assert torch.allclose(depth_error(log_depths, depths), torch.tensor([0.5, 1.0]) * 0.1 * 2 / 3)
+    log_depths[:, :, 0] += 1
+    assert torch.allclose(depth_error(log_depths, depths), torch.tensor([0.5, 1.0]) * 1.1)
+
+
+def test_the_sky_is_far_and_a_depth_belongs_to_the_upper_left_pixel_of_its_cell():
+    depths = torch.full((1, FRAMES, SIZE, SIZE), 2.0)
+    depths[..., ::CELL, ::CELL] = torch.inf
+    near, far = (torch.full((1, FRAMES, 1, SIZE // CELL, SIZE // CELL), each).log() for each in (2.0, 100.0))
+    assert depth_error(far, depths).item() == 0 and depth_error(near, depths).item() > 3
