@@ -1,8 +1,8 @@
 """The training loop: what every process of a training runs, alone or as one of several.
 
 A process draws its own samples from (seed, step, rank), so what is trained on does not depend on who was restarted
-when; where parameters are spread over the processes, these draw alike what decides which layers run. Only the first
-process writes log, sheets and checkpoints; whoever starts resumes from the newest one.
+when; several draw alike what decides how long a step takes and which layers run, since they wait for one another. Only
+the first process writes log, sheets and checkpoints; whoever starts resumes from the newest one.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def train(
 
     def make(step: int) -> Batch:
         random = np.random.default_rng([setup.seed, step, rank])
-        common = np.random.default_rng([setup.seed, step]) if spread else None
+        common = np.random.default_rng([setup.seed, step]) if processes > 1 else None
         return collate(corpus.draw(random, tokenizers=kernels, common=common), encode, every, depths=depths)
 
     held_out: list[Batch] = []

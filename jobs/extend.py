@@ -8,7 +8,6 @@ What is added is remembered by a training while it learns the pair; see `pipelin
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -20,7 +19,7 @@ from jobs.plan import Model
 from jobs.synthesize import begun, check_room, make, megabytes, say
 from pipeline.clip import Clip
 from storage.clips import NAME, ClipDataset
-from storage.location import local_path
+from storage.location import absolute
 
 
 @dataclass
@@ -38,7 +37,7 @@ def extend(job: ExtendJob) -> int:
     """Run the job; the exit code: 0 all done, 1 some scenes failed. Raises ValueErrors of one line before any work."""
     config = job.config
     # Absolute: workers open it too, from where they are.
-    scenes = ClipDataset.open(job.scenes if local_path(job.scenes) is None else os.path.abspath(job.scenes))
+    scenes = ClipDataset.open(absolute(job.scenes))
     pairs = pairs_of(scenes.clips())
     if not pairs:
         raise UsageError(

@@ -18,7 +18,7 @@ from jobs.progress import duration
 from jobs.synthesize import megabytes
 from pipeline.training.recipe import Recipe
 from storage.errors import StorageError
-from storage.location import local_path
+from storage.location import absolute, local_path
 
 
 @dataclass
@@ -50,7 +50,7 @@ def train(job: TrainJob) -> int:
     attention = MemoryWanTransformer3DModel.load_config(model.folder, subfolder="transformer")["attention"]
     joint = (job.config.attention or attention) == "joint"  # which has nothing for several targets to share
     recipe = dataclasses.replace(job.recipe, targets=1) if joint else job.recipe
-    data = ClipDataset.open(job.data)
+    data = ClipDataset.open(absolute(job.data))  # processes on Ray open it too, from where they are
     clips = data.clips("train")
     if not clips:
         raise UsageError(f"{job.data}: has no clips for training; synthesize more scenes")

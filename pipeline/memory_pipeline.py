@@ -261,7 +261,7 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
                     prediction = unguided + guidance * (prediction - unguided)
                 if self.config.prediction == "sample":
                     prediction = (latents - prediction) / self.scheduler.sigmas[step]
-                latents = self.scheduler.step(prediction, t, latents, return_dict=False)[0]
+                latents = self.scheduler.step(prediction, t, latents, generator=generator, return_dict=False)[0]
                 if callback_on_step_end is not None:
                     values = {
                         "latents": latents,

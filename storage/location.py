@@ -15,6 +15,12 @@ def local_path(url: str) -> str | None:
     return None if "://" in url or "::" in url else url
 
 
+def absolute(url: str) -> str:
+    """The same place for processes that run elsewhere: a local path from the root on, a URL as it is."""
+    path = local_path(url)
+    return url if path is None else os.path.abspath(path)
+
+
 def identity(url: str) -> tuple[Any, ...]:
     """What changes when a file is replaced: (size, modification time or etag ..., inode). Raises FileNotFoundError."""
     path = local_path(url)

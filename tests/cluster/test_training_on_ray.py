@@ -28,8 +28,9 @@ def trainers() -> set[int]:
 
 
 def test_a_killed_process_costs_the_steps_since_the_last_checkpoint_and_the_training_ends(
-    tiny_scenes, tiny_model, tmp_path, capfd
+    tiny_scenes, tiny_model, tmp_path, capfd, monkeypatch
 ):
+    monkeypatch.chdir(os.path.dirname(tiny_scenes))  # where the processes on Ray are not
     checkpoints, killed = Checkpoints(tmp_path / CHECKPOINTS), []
 
     def kill() -> None:
@@ -40,7 +41,8 @@ def test_a_killed_process_costs_the_steps_since_the_last_checkpoint_and_the_trai
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    words = ["train", "--data", tiny_scenes, "--out", str(tmp_path), "--model", tiny_model, "--workers", "2"]
+    data = os.path.basename(tiny_scenes)
+    words = ["train", "--data", data, "--out", str(tmp_path), "--model", tiny_model, "--workers", "2"]
     assert main([*words, *SHORT, "checkpoint_minutes=0", "retries=1"]) == 0
     killer.join()
     assert killed and checkpoints.steps()[-1] == STEPS
