@@ -1,6 +1,6 @@
 """Does a model remember its own edits? The paper's comparison on rendered scenes, where every answer is known.
 
-    python -m benchmarks.consistency [--quick] [--model NAME] [--sheet FILE.png] [--processes N]
+    python -m benchmarks.consistency [--quick] [--model NAME] [--processes N] [--sheet FILE.png [--footage FILE ...]]
 
 Cameras: held-out scenes, three turns each whose cameras overlap beyond what the source sees, and a fourth that repeats
 the first. Methods, on the same weights and the same noise:
@@ -37,18 +37,20 @@ from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from PIL import Image, ImageDraw  # noqa: E402
 
 from benchmarks.consistency_cases import (  # noqa: E402
     RATE,
     SEGMENTS,
     TIMES,
     CameraCase,
+    FootageCase,
     TextCase,
     camera_cases,
     film,
+    footage_case,
     text_cases,
 )
+from benchmarks.consistency_sheet import Section, draw  # noqa: E402
 from pipeline.coverage import Sphere, coverage  # noqa: E402
 from pipeline.descriptor import describe  # noqa: E402
 from pipeline.memory_pipeline import MemoryV2VPipeline, MemoryVideo  # noqa: E402
@@ -86,10 +88,11 @@ def start(folder: str) -> None:
 # Cameras.
 
 
-def camera_turns(case: CameraCase, method: str, seed: int) -> list[torch.Tensor]:
+def camera_turns(case: CameraCase | FootageCase, method: str, seed: int) -> list[torch.Tensor]:
     """Latents of the four turns, (C, T', H', W') each."""
     origin = case.source.c2w[0]
-    source, made = case.views[0].frames, list[torch.Tensor]()
+    source = case.frames if isinstance(case, FootageCase) else case.views[0].frames
+    made = list[torch.Tensor]()
     for turn, path in enumerate(case.turns):
         generator = torch.Generator().manual_seed(1000 * seed + turn)
         known = [_pipe.encode(each.frames) for each in case.views[1:]] if method == "truth" else made
@@ -347,27 +350,48 @@ def table(figures: Figures, methods: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def sheet(cases: Sequence[CameraCase], path: str, tile: int = 96) -> None:
-    """A row per scene: the last frame of source and turns, without and with memory, and as they truly are."""
-    columns = ("source", "turn 1", "turn 3 without", "turn 3 with memory", "turn 3, true")
-    gap, head = 4, 16
-    picture = Image.new("RGB", (len(columns) * (tile + gap) - gap, head + len(cases) * (tile + gap) - gap), "white")
-    draw = ImageDraw.Draw(picture)
-    for index, name in enumerate(columns):
-        draw.text((index * (tile + gap), 2), name, fill="black")
-    for row, case in enumerate(cases):
-        memory, alone = camera_turns(case, "memory", 0), camera_turns(case, "independent", 0)
-        tiles = [
-            case.views[0].frames[-1].numpy(),
-            _pipe.decode(memory[0])[-1],
-            _pipe.decode(alone[2])[2],
-            _pipe.decode(memory[2])[2],
-            case.views[3].frames[2].numpy(),
-        ]
-        for column, each in enumerate(tiles):
-            scaled = Image.fromarray(each).resize((tile, tile), Image.Resampling.BICUBIC)
-            picture.paste(scaled, (column * (tile + gap), head + row * (tile + gap)))
-    picture.save(path)
+# Pictures.
+
+CAMERA_COLUMNS = ("source", "turn 1", "turn 3 without", "turn 3 with memory", "turn 3, true")
+TEXT_COLUMNS = ("source, first", "edited", "source, last", "last without", "last with memory", "last, true")
+
+
+def camera_row(case: CameraCase | FootageCase) -> list[np.ndarray | None]:
+    """The last frame of the source and of turn 1, and that of turn 3 which looks there again."""
+    memory, alone = camera_turns(case, "memory", 0), camera_turns(case, "independent", 0)
+    made = [_pipe.decode(memory[0])[-1], _pipe.decode(alone[2])[2], _pipe.decode(memory[2])[2]]
+    if isinstance(case, FootageCase):
+        return [case.frames[-1], *made, None]
+    return [case.views[0].frames[-1].numpy(), *made, case.views[3].frames[2].numpy()]
+
+
+def text_row(case: TextCase) -> list[np.ndarray | None]:
+    """The middle frames of the first and of the last segment."""
+    known = np.stack([describe(case.source[16 * i : 16 * i + 16]) for i in range(SEGMENTS)])
+    alone, memory = (text_segments(case, method, 0, known) for method in ("independent", "memory"))
+    first, last = 8, 16 * SEGMENTS - 8
+    source, wanted = case.source.numpy(), case.wanted.numpy()
+    return [source[first], memory[0][8], source[last], alone[-1][8], memory[-1][8], wanted[last]]
+
+
+def footage_edit_row(case: FootageCase, instruction: str) -> list[np.ndarray | None]:
+    """A real segment and what an instruction makes of it; one segment has no past."""
+    made = _pipe(
+        source=case.frames, source_trajectory=case.source, target_trajectory=case.source, prompt=instruction,
+        frame_rate=RATE, generator=torch.Generator().manual_seed(0), output_type="np",
+    ).frames  # fmt: skip
+    return [case.frames[8], made[8], None, None, None, None]
+
+
+def sheet(cases: Sequence[CameraCase], texts: Sequence[TextCase], footage: Sequence[FootageCase], path: str) -> None:
+    """Rendered scenes, then real footage, through camera turns and instructions."""
+    words = [case.edit.instruction for case in texts]
+    rows = [text_row(case) for case in texts]
+    for case in footage:
+        words.append("make it night")
+        rows.append(footage_edit_row(case, words[-1]))
+    cameras = [camera_row(case) for case in (*cases, *footage)]
+    draw([Section(CAMERA_COLUMNS, cameras), Section(TEXT_COLUMNS, rows, words)], path)
 
 
 def main() -> None:
@@ -375,6 +399,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="10 scenes, one seed, three methods")
     parser.add_argument("--model", default="mini")
     parser.add_argument("--sheet", help="also draw a sheet of pictures into this file")
+    parser.add_argument("--footage", nargs="*", default=[], help="real videos for that sheet")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
     from jobs.model import resolve
@@ -401,7 +426,7 @@ def main() -> None:
     print(table(figures, ("true views", *methods)))
     if given.sheet:
         start(model.folder)
-        sheet(cases[:6], given.sheet)
+        sheet(cases[:5], texts[:4], [footage_case(each, size) for each in given.footage], given.sheet)
     result = summary(figures) | {"model": model.digest[:16], "quick": given.quick}
     print(json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in result.items()}))
 

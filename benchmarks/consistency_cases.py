@@ -17,7 +17,8 @@ import torch.nn.functional as F
 
 from pipeline.scenes import PairedEdit, Scene, free, paths, random_scene, render, seen_edit
 from pipeline.scenes.correspondence import correspondence, motions
-from pipeline.trajectory import Trajectory, compose
+from pipeline.trajectory import Trajectory, compose, default_intrinsics
+from storage.video import probe, read_frames
 
 FIRST_SEED = 1 << 39
 RATE = 12.0
@@ -123,24 +124,49 @@ def camera_cases(count: int, size: int) -> Iterator[CameraCase]:
 
 
 def _camera_case(seed: int, size: int) -> CameraCase | None:
-    """Turns to one side: a pan; one from beside that starts further round; a return from there; the pan again."""
     random = np.random.default_rng([seed, 0xC0])
     scene = random_scene(seed)
     [source] = paths(scene, seed, 1, 16, RATE, 1.0)
     start, side = source.c2w[0], float(random.choice([-1.0, 1.0]))
     far = math.radians(random.uniform(30, 42))
     beside = side * random.uniform(0.2, 0.5)
-    share = np.linspace(0, 1, 16)
-    pan = _turned(share * side * far, np.zeros(16), np.zeros(16))
-    other = _turned(side * far * (0.45 + 0.6 * share), beside * np.ones(16), 0.3 * share)
-    back = _turned(side * far * (1.1 - share), beside * 0.5 * (1 - share), -0.2 * share)
-    turns = []
-    for path in (pan, other, back, pan):
-        placed = compose(start, path)
-        if not free(scene, placed[:, :, 3]):
-            return None
-        turns.append(Trajectory(placed, source.intrinsics[0]))
+    turns = [Trajectory(compose(start, path), source.intrinsics[0]) for path in _turns(side * far, beside)]
+    if not all(free(scene, turn.c2w[:, :, 3]) for turn in turns):
+        return None
     return CameraCase(scene, source, tuple(turns), size)
+
+
+def _turns(far: float, beside: float) -> list[np.ndarray]:
+    """Local poses (16, 3, 4) of four turns to one side: a pan by `far` radians; one from `beside` (metres) that starts
+    further round; a return from there; the pan again."""
+    share = np.linspace(0, 1, 16)
+    pan = _turned(share * far, np.zeros(16), np.zeros(16))
+    other = _turned(far * (0.45 + 0.6 * share), beside * np.ones(16), 0.3 * share)
+    back = _turned(far * (1.1 - share), beside * 0.5 * (1 - share), -0.2 * share)
+    return [pan, other, back, pan]
+
+
+@dataclass(frozen=True, eq=False)
+class FootageCase:
+    """A segment of a real video and turns like those of a `CameraCase`. The camera is taken to stand still with the
+    usual lens; nobody knows what turns should show. frames (16, H, W, 3) uint8."""
+
+    frames: np.ndarray
+    source: Trajectory
+    turns: tuple[Trajectory, ...]
+
+
+def footage_case(url: str, size: int, far: float = 0.5, beside: float = 0.3) -> FootageCase:
+    """The middle of the picture, a square of `size` pixels a side, RATE frames per second from the first frame on."""
+    video = probe(url)
+    every = max(1, round(video.fps / RATE))
+    scale = size / min(video.height, video.width)
+    height, width = (max(size, round(side * scale)) for side in (video.height, video.width))
+    frames = read_frames(url, 0, 16 * every, (height, width))[::every]
+    top, left = (height - size) // 2, (width - size) // 2
+    lens = default_intrinsics(1.0)
+    turns = tuple(Trajectory(path, lens) for path in _turns(far, beside))
+    return FootageCase(frames[:, top : top + size, left : left + size].copy(), Trajectory.static(16, lens), turns)
 
 
 def _turned(yaw: np.ndarray, right: np.ndarray, ahead: np.ndarray) -> np.ndarray:
