@@ -129,7 +129,7 @@ def train(
 
     def make(step: int) -> Batch:
         random = np.random.default_rng([setup.seed, step, rank])
-        common = np.random.default_rng([setup.seed, step]) if processes > 1 else None
+        common = np.random.default_rng([setup.seed, step, processes]) if processes > 1 else None  # no rank's own
         return collate(corpus.draw(random, tokenizers=kernels, common=common), encode, every, depths=depths)
 
     held_out: list[Batch] = []

@@ -25,7 +25,6 @@ from .conditioning import ConditioningVideo
 CELL = 2  # pixels a side that share depths and likelihoods
 DEPTHS = (1.5, 12.0)  # metres along the optical axis: where the points of a ray begin, the first and the last
 NEAREST, FARTHEST = 0.1, 100.0
-OUT_OF_SIGHT = -30.0  # log-likelihood of a point that a video does not show
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +44,11 @@ class Sight:
 
 def sights(target: ConditioningVideo, videos: Sequence[ConditioningVideo | None]) -> list[Sight | None]:
     """One for each video; None where there is none. A video may have fewer rows than the target, as `forward` says."""
+    with torch.autocast(target.latent.device.type, enabled=False):  # positions are never rounded
+        return _sights(target, videos)
+
+
+def _sights(target: ConditioningVideo, videos: Sequence[ConditioningVideo | None]) -> list[Sight | None]:
     assert target.poses is not None and target.intrinsics is not None and target.times is not None
     count, _, frames, height, width = target.latent.shape
     cells = (frames, height // CELL, width // CELL)
@@ -116,14 +120,17 @@ class Copying(nn.Module):
             logits, log_depths = self._said(states, frames, height // CELL, width // CELL)
             depths = log_depths.exp().clamp(NEAREST, FARTHEST)
             scores, candidates = [logits[:, -1:]], [_framewise(own.float())[:, :, None]]
+            shown = [torch.ones_like(logits[:, -1:], dtype=torch.bool)]
             for video, sight in zip(logits[:, :-1].split(self.points, dim=1), seen, strict=False):
                 if sight is not None:
                     where, inside = _project(sight, depths)
-                    scores.append(video.masked_fill(~inside, OUT_OF_SIGHT))
+                    scores.append(video)
+                    shown.append(inside)
                     candidates.append(_look(sight.frames.flatten(0, 1).float(), where))
             score, candidate = torch.cat(scores, dim=1), torch.cat(candidates, dim=2)  # (BT, J, h, w), (BT, C, J, H, W)
             level = sigma.float().repeat_interleave(frames).view(-1, 1, 1, 1)
             score = score + self._evidence(_framewise(noisy.float()), candidate, level)
+            score = score.masked_fill(~torch.cat(shown, dim=1), -torch.inf)
             share = F.interpolate(score.softmax(dim=1), scale_factor=CELL, mode="bilinear")
             mean = (share[:, None] * candidate).sum(dim=2).unflatten(0, (count, frames)).transpose(1, 2)
         return mean.to(own.dtype), log_depths.unflatten(0, (count, frames))

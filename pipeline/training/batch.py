@@ -27,7 +27,7 @@ class Batch:
     """B scenes with M targets each; targets of a scene come one after another.
 
     clean (B M, C, T, H, W) float32: the targets without noise. changed (B M, 1, T, H, W) bool: what the instruction
-    changes, None for other tasks. depths (B M, frames, H, W): of the targets, None where the data has none. view:
+    changes, None for other tasks. depths (B M, T, H, W): of the targets, None where the data has none. view:
     poses, intrinsics and times of the targets, `target_...` of the transformer. instructions: one per scene.
     """
 
@@ -108,7 +108,7 @@ def collate(
         draw,
         clean,
         changed,
-        None if depths is None else depths(windows[:targets], draw.length),
+        None if depths is None else depths(windows[:targets], draw.length)[:, ::every],
         {f"target_{name}": value for name, value in target_view.items()},
         source,
         memories,

@@ -47,11 +47,11 @@ def depth_error(log_depths: torch.Tensor, depths: torch.Tensor) -> torch.Tensor:
     """How far the points of rays are from what the rays meet, in log metres, per row (B,): the nearest of a ray's
     points counts whole, so that others are free to try other depths, and the mean of all a tenth, so that none strays.
 
-    log_depths (B, T, P, h, w), depths (B, frames, H, W) as of a `Batch`; unknown ones count nothing."""
-    frames, rows, columns = log_depths.shape[1], *log_depths.shape[3:]
-    # the upper left pixel of every cell: a mean over an edge would be the depth of nothing
-    every = [have // want for have, want in zip(depths.shape[1:], (frames, rows, columns), strict=True)]
-    wanted = depths[:, :: every[0], :: every[1], :: every[2]][:, :frames]
+    log_depths (B, T, P, h, w), depths (B, T, H, W) as of a `Batch`; unknown ones count nothing."""
+    # One pixel beside the middle of every cell: a mean over an edge would be the depth of nothing. A pixel's depth is
+    # that of its first ray, at its upper left, so the lower right of the middle ones is the nearest.
+    rows, columns = (have // want for have, want in zip(depths.shape[2:], log_depths.shape[3:], strict=True))
+    wanted = depths[:, :, rows // 2 :: rows, columns // 2 :: columns]
     known = ~wanted.isnan()
     wanted = wanted.nan_to_num(1.0, posinf=FARTHEST).clamp(NEAREST, FARTHEST).log()
     off = (log_depths - wanted[:, :, None]).abs()

@@ -102,12 +102,24 @@ def test_with_the_right_depth_another_view_of_a_scene_is_what_the_target_shows()
     assert (copied - truth).square().mean() < 0.3 * (still - truth).square().mean()
 
 
-def test_what_a_video_does_not_show_is_left_to_the_model():
+@pytest.mark.parametrize("sigma", [1.0, 0.3, 0.05])
+def test_what_a_video_does_not_show_is_left_to_the_model_whatever_speaks_against_that(sigma):
     own = torch.full((1, 3, FRAMES, SIZE, SIZE), 0.7)
     target = video(camera(0.0, 0.0, 0.0))
     behind = video(camera(0.0, 0.0, 0.0, yaw=np.pi))
-    assert torch.allclose(run(head(depth=3.0, choose=0), target, [behind], own=own), own, atol=1e-3)
-    assert torch.equal(run(head(depth=3.0, choose=0), target, [None], own=own), own)
+    layer = head(depth=3.0, choose=0)
+    layer.evidence.data[:] = torch.tensor([1.0, -3.0])
+    assert torch.allclose(run(layer, target, [behind], sigma, own), own, atol=1e-6)
+    assert torch.allclose(run(layer, target, [None], sigma, own), own, atol=1e-6)
+
+
+def test_places_are_not_rounded_where_matrix_products_are():
+    target, known = video(camera(0.37, 0.1, -0.2, yaw=0.3)), video(camera(0.0, 0.0, 0.0))
+    with torch.autocast("cpu", torch.bfloat16):
+        [inside] = sights(target, [known])
+    [outside] = sights(target, [known])
+    assert inside is not None and outside is not None
+    assert torch.equal(inside.rays, outside.rays) and torch.equal(inside.origin, outside.origin)
 
 
 def test_the_noisy_target_speaks_for_what_it_was_made_of():
@@ -230,8 +242,8 @@ def test_depths_are_right_where_one_point_of_the_ray_is_and_unknown_ones_count_n
     assert torch.allclose(depth_error(log_depths, depths), torch.tensor([0.5, 1.0]) * 1.1)
 
 
-def test_the_sky_is_far_and_a_depth_belongs_to_the_upper_left_pixel_of_its_cell():
+def test_the_sky_is_far_and_a_depth_is_that_of_a_pixel_beside_the_middle_of_its_cell():
     depths = torch.full((1, FRAMES, SIZE, SIZE), 2.0)
-    depths[..., ::CELL, ::CELL] = torch.inf
+    depths[..., CELL // 2 :: CELL, CELL // 2 :: CELL] = torch.inf
     near, far = (torch.full((1, FRAMES, 1, SIZE // CELL, SIZE // CELL), each).log() for each in (2.0, 100.0))
     assert depth_error(far, depths).item() == 0 and depth_error(near, depths).item() > 3
