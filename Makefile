@@ -33,15 +33,18 @@ bench: install
 check-docs: install
 	$(BIN)/python -m tests.check_docs
 
-# What mini learns from: scenes at its size, four rays a pixel, at three frame rates, with many edits and with depth.
-CLIPS := height=48 width=48 samples=2 rates=[6,12,24] edits=5 edited_cameras=1 depth=true
+# What mini learns from: scenes, four rays a pixel, at three frame rates, with many edits and with depth.
+PIXELS_cpu := 48
+PIXELS_gpu := 96
+SCENES := build/scenes-$(SIZE)
+CLIPS := height=$(PIXELS_$(SIZE)) width=$(PIXELS_$(SIZE)) samples=2 rates=[6,12,24] edits=5 edited_cameras=1 depth=true
 # glibc gives large buffers back to the system after every operation; keeping them makes copying along rays twice as fast.
 KEEP := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8000000000
 
 train-mini: install
-	$(BIN)/memory-v2v synthesize --out build/scenes --scenes 900 $(CLIPS)
-	$(if $(FOOTAGE),$(BIN)/memory-v2v synthesize --out build/scenes --from-videos $(FOOTAGE) licence=$(LICENCE) $(CLIPS))
-	$(KEEP) $(BIN)/memory-v2v train --data build/scenes --out build/mini-$(SIZE) --config configs/mini-$(SIZE).yaml
+	$(BIN)/memory-v2v synthesize --out $(SCENES) --scenes 900 $(CLIPS)
+	$(if $(FOOTAGE),$(BIN)/memory-v2v synthesize --out $(SCENES) --from-videos $(FOOTAGE) licence=$(LICENCE) $(CLIPS))
+	$(KEEP) $(BIN)/memory-v2v train --data $(SCENES) --out build/mini-$(SIZE) --config configs/mini-$(SIZE).yaml
 
 clean:
 	rm -rf demo .venv

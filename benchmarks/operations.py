@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.copying import CELL
 from pipeline.merging import fraction, merged_frames
 from pipeline.tokenizers import Group
 
@@ -61,8 +62,9 @@ class Operations:
         groups = self.groups(scheme, memories)
         target = math.prod(self._counts((1, 1, 1)))
         joint = scheme.attention == "joint"
-        total = self._around(target)
+        total = self._around(target) + self._copying(target)
         if joint or filling:
+            total += self._sights(memories)
             total += self._cameras((1, 1, 1)) + self._timestep() + self._text()
             kernels = [config.source_kernel, *self._kernels(scheme, memories)]
             total += sum(self._embedding(kernel, self.latent_channels) + self._cameras(kernel) for kernel in kernels)
@@ -147,6 +149,22 @@ class Operations:
         config = self.config
         total = self._embedding((1, 1, 1), config.in_channels) + self._timestep()
         return total + 2 * target * self.dim * config.out_channels * math.prod(config.patch_size)
+
+    def _copying(self, target: int) -> int:
+        """What a token says of the rays of its cells."""
+        config = self.config
+        if not config.copied_videos:
+            return 0
+        said = config.copied_videos * config.copied_points + 1 + config.copied_points
+        return 2 * target * self.dim * said * math.prod(config.patch_size) // CELL**2
+
+    def _sights(self, memories: int) -> int:
+        """The target's rays, and how they run through the videos that it copies from."""
+        if not self.config.copied_videos:
+            return 0
+        frames, rows, columns = self.latent
+        rays = frames * (rows // CELL) * (columns // CELL)
+        return 24 * rays + min(1 + memories, self.config.copied_videos) * 18 * (rays + frames)
 
     def _timestep(self) -> int:
         """The modulation of one timestep."""

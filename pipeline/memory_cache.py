@@ -5,7 +5,8 @@
         prediction = transformer(latents, t, text, source=source, memories=memories, cache=cache).sample
 
 The first call fills it, the others read it: conditioning tokens see neither the noise, nor the timestep, nor the text.
-What the target's cameras and the texts come to is the same at every step too, and is kept beside.
+What the target's cameras and the texts come to, and what it may copy, is the same at every step too, and is kept
+beside.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class MemoryCache:
     mean_keys: dict[int, torch.Tensor] = field(default_factory=dict)
     later: dict[int, list[torch.Tensor]] = field(default_factory=dict)
     _blocks: dict[Any, tuple[torch.Tensor, ...]] = field(default_factory=dict)
-    _target: dict[str, Any] = field(default_factory=dict)
+    _kept: dict[str, Any] = field(default_factory=dict)
     _texts: list[tuple[torch.Tensor, int]] = field(default_factory=list)
 
     @property
@@ -53,14 +54,14 @@ class MemoryCache:
     def clear(self) -> None:
         """Forget everything: for another edit, or after a pass that broke off."""
         self.complete = False
-        for part in (self.responsiveness, self.mean_keys, self.later, self._blocks, self._target, self._texts):
+        for part in (self.responsiveness, self.mean_keys, self.later, self._blocks, self._kept, self._texts):
             part.clear()
 
     def once(self, name: str, make: Callable[[], T]) -> T:
-        """What `make` says of the target's place, asked once."""
-        if name not in self._target:
-            self._target[name] = make()
-        return self._target[name]
+        """What `make` says that no step changes, asked once."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        return self._kept[name]
 
     def text(self, states: torch.Tensor, make: Callable[[], Iterable[Keys]]) -> int:
         """The number of a text whose keys and values are kept, under (number, block); made where it is new. The same

@@ -81,6 +81,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         "tokenizers",
         "camera_embedding",
         "cam_encoder",
+        "copying",
     ]
     _cp_plan = None  # the base's plan splits one sequence evenly; ours has two parts
 
@@ -157,6 +158,11 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         if copied_videos:
             if positions != "frustum":
                 raise ValueError(f"copied_videos needs the rays of positions='frustum', got positions={positions!r}")
+            if source != "tokens" or source_camera != "own":
+                raise ValueError(
+                    "copied_videos needs a source beside the target, with its own camera: expected source='tokens' and "
+                    f"source_camera='own', got {source=} and {source_camera=}"
+                )
             self.copying = Copying(dim, patch_size, copied_videos, copied_points)
         self.initialise_conditioning()
 

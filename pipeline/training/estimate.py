@@ -56,7 +56,7 @@ def estimate(
     kept = 4 * width * len(transformer.blocks) * (targets * window + recipe.batch * conditioning)
     # Copying along rays keeps four pictures per candidate: it, its error, its share and their product.
     candidates = config.copied_videos * config.copied_points + 1 if config.copied_videos else 0
-    kept += 4 * targets * latent[0] * latent[1] * latent[2] * candidates * 4 * config.in_channels
+    kept += 4 * targets * latent[0] * latent[1] * latent[2] * candidates * 4 * config.out_channels
     # weights; of the trained ones gradients, their averages and at most two moments
     memory_bytes = (4 * parameters + 4 * 4 * trained) / processes + kept
     return Estimate(parameters, trained, memory_bytes, 3 * (linear + attention) * (4 / 3 if checkpointing else 1))

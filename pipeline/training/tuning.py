@@ -9,8 +9,8 @@ import torch
 
 from pipeline.mini import seeded
 
-# Self-attention, ReCamMaster's layers around it, camera encoders, tokenizers and compressors.
-PAPER = ("attn1.", "projector.", "cam_encoder.", "camera_embedding.", "tokenizers.", "compressor.")
+# Self-attention, ReCamMaster's layers around it, camera encoders, tokenizers and compressors; and copying, beside them.
+PAPER = ("attn1.", "projector.", "cam_encoder.", "camera_embedding.", "tokenizers.", "compressor.", "copying.")
 ADAPTED = ["attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"]
 
 

@@ -218,6 +218,8 @@ def test_the_depths_come_with_the_sample_and_gradients_reach_the_whole_layer():
 def test_a_model_without_rays_cannot_copy():
     with pytest.raises(ValueError, match="copied_videos needs the rays of positions='frustum', got positions='grid'"):
         model(positions="grid")
+    with pytest.raises(ValueError, match="expected source='tokens' and source_camera='own', got source='channels'"):
+        model(source="channels")
     with pytest.raises(ValueError, match="patches of a multiple of 2"):
         Copying(DIM, (4, 3, 3), 1, 1)
 

@@ -33,7 +33,11 @@ def video(frames=3, height=12, width=20):
 
 @pytest.mark.parametrize(
     "config",
-    [{}, {"cameras": "plucker", "positions": "frustum", "patch_size": (3, 2, 2), "merge_kernel": (4, 4)}],
+    [
+        {},
+        {"cameras": "plucker", "positions": "frustum", "patch_size": (3, 2, 2), "merge_kernel": (4, 4)},
+        {"cameras": "plucker", "positions": "frustum", "patch_size": (1, 2, 4), "copied_videos": 3},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("attention", ["cached", "joint"])

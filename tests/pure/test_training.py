@@ -458,11 +458,11 @@ def test_validation_sees_the_same_windows_and_noise_whenever_it_is_asked():
     assert one == other and {"psnr_camera_1", "psnr_text_0.6", "psnr_continue_1", "memory_gain_camera"} <= set(one)
 
 
-def test_the_paper_tunes_self_attention_cameras_tokenizers_and_compressors():
+def test_the_paper_tunes_self_attention_cameras_tokenizers_and_compressors_and_what_is_ours_beside():
     network = Network(build_tiny())
     part = takes_part("paper")
     tuned = {name.split(".", 2)[1] for name, _ in network.named_parameters() if part(name)}
-    assert tuned == {"blocks", "camera_embedding", "tokenizers", "compressor"}
+    assert tuned == {"blocks", "camera_embedding", "tokenizers", "compressor", "copying"}
     assert not any(part(name) for name, _ in network.named_parameters() if "ffn" in name or "attn2" in name)
     assert not any(part(name) for name, _ in network.named_parameters() if name.startswith("text_encoder"))
     assert all(takes_part("all")(name) for name, _ in network.named_parameters())

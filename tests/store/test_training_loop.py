@@ -210,7 +210,7 @@ def test_components_that_are_not_trained_are_linked_and_not_written_again(short,
     asked = short(tune="paper", recipe={"steps": 1})
     train(asked)
     for name, same in (
-        ("text_encoder/model.safetensors", True),
+        ("text_encoder/diffusion_pytorch_model.safetensors", True),
         ("transformer/diffusion_pytorch_model.safetensors", False),
     ):
         assert os.path.samefile(f"{tiny_model}/{name}", f"{asked.out}/{MODEL}/{name}") is same
