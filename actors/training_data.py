@@ -42,8 +42,8 @@ def resized(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 class WindowDepths:
-    """Depths of windows at the size of a `Windows`: of every pixel the one at its upper left, since a mean of two
-    surfaces is neither."""
+    """Depths of windows at the size of a `Windows`: where that is not the clips' own, those of single pixels, since a
+    mean of two surfaces is neither."""
 
     def __init__(self, windows: Windows) -> None:
         self.windows = windows
@@ -52,7 +52,7 @@ class WindowDepths:
         """(N, length, height, width) float32, metres along the optical axis."""
         size, known = (self.windows.height, self.windows.width), dict[tuple[int, int], torch.Tensor]()
         for row, start in {(each.clip.row, each.start) for each in windows}:
-            depth = torch.from_numpy(self.windows.data.channel("depth", row)[start : start + length].copy())
+            depth = torch.tensor(self.windows.data.channel("depth", row, start, length))
             known[row, start] = depth if depth.shape[1:] == size else F.interpolate(depth[None], size)[0]
         return torch.stack([known[each.clip.row, each.start] for each in windows])
 

@@ -408,6 +408,7 @@ def main() -> None:
     size = math.isqrt(model.spec.area)
     scenes, clips, seeds = (10, 6, 1) if given.quick else (40, 20, 3)
     methods = QUICK if given.quick else tuple(METHODS)
+    footage = [footage_case(each, size) for each in given.footage]
     cases, texts = list(camera_cases(scenes, size)), list(text_cases(clips, size))
     jobs: list[tuple[str, Any, int, Sequence[str]]] = [("text", case, 0, TEXT_METHODS) for case in texts]
     jobs += [("camera", case, seed, methods) for case in cases for seed in range(seeds)]
@@ -426,7 +427,7 @@ def main() -> None:
     print(table(figures, ("true views", *methods)))
     if given.sheet:
         start(model.folder)
-        sheet(cases[:5], texts[:4], [footage_case(each, size) for each in given.footage], given.sheet)
+        sheet(cases[:5], texts[:4], footage, given.sheet)
     result = summary(figures) | {"model": model.digest[:16], "quick": given.quick}
     print(json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in result.items()}))
 

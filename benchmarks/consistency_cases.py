@@ -157,7 +157,8 @@ class FootageCase:
 
 
 def footage_case(url: str, size: int, far: float = 0.5, beside: float = 0.3) -> FootageCase:
-    """The middle of the picture, a square of `size` pixels a side, RATE frames per second from the first frame on."""
+    """The middle of the picture, a square of `size` pixels a side, about RATE frames per second from the first frame
+    on."""
     video = probe(url)
     every = max(1, round(video.fps / RATE))
     scale = size / min(video.height, video.width)

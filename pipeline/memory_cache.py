@@ -87,6 +87,10 @@ class MemoryCache:
                 kept.append(each.to(self.device, self.dtype))
         self._blocks[block] = tuple(kept)
 
+    def has(self, block: int) -> bool:
+        """Whether there is anything that the block may look at: an edit without source and memories has nothing."""
+        return block in self._blocks
+
     def load(self, block: int | tuple[int, int], like: torch.Tensor) -> Keys:
         """A block's keys and values, on the device and in the dtype of `like`."""
         kept = [each.to(like.device, like.dtype, non_blocking=True) for each in self._blocks[block]]

@@ -78,7 +78,7 @@ class Pass:
         for index, block in enumerate(self.blocks):
             if filling is not None:
                 filling.fill(index, target)
-            context = None if cache is None else cache.load(index, target.states)
+            context = None if cache is None or not cache.has(index) else cache.load(index, target.states)
             text: Any = self.text
             if cache is not None and isinstance(text, int):
                 text = cache.load((text, index), target.states)

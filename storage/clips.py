@@ -55,7 +55,7 @@ class ClipDataset:
         self._dataset = dataset
         self._storage_options = storage_options
         self._columns = dataset.schema.names
-        self._handles: list[Any] = []  # an open blob per row; see _opened
+        self._handles: dict[str, list[Any]] = {}  # by column an open blob per row; see _opened
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="clips")
         self._index: dict[str, NDArray[Any]] = {}
 
@@ -145,7 +145,7 @@ class ClipDataset:
                 f"{self.url}: {len(unique)} clips could not be committed{space} ({_line(error)}); free space or mend "
                 "the permissions and run the same command again, what was committed before is safe",
             ) from error
-        self._handles, self._index = [], {}
+        self._handles, self._index = {}, {}
 
     # ---- read
 
@@ -232,12 +232,9 @@ class ClipDataset:
         height, width = (int(side) for side in sizes[0, 1:]) if len(sizes) else (0, 0)
         out = np.empty((len(rows), length, height, width, 3), np.uint8)
         frame = height * width * 3
-        handles = self._opened()
+        handles = self._opened("video")
         for row, start, frames in zip(rows, starts, sizes[:, 0], strict=True):
-            if not 0 <= start < start + length <= frames:
-                raise StorageError(
-                    f"{self.url}: frames {start} to {start + length} of row {row} asked for, it has {frames}"
-                )
+            self._check_window(row, start, length, int(frames))
 
         def window(number: int) -> None:
             row = rows[number]
@@ -273,27 +270,38 @@ class ClipDataset:
             for clip, words in zip(clips, known, strict=True)
         ]
 
-    def channel(self, name: str, row: int) -> NDArray[Any]:
-        """Depth or objects of a whole clip, (T, H, W)."""
+    def channel(self, name: str, row: int, start: int = 0, length: int | None = None) -> NDArray[Any]:
+        """Depth or objects of a window of a clip, or of all of it, (length, H, W)."""
         if name not in self.channels:
             raise StorageError(
                 f"{self.url}: has no {name}; it was made with {', '.join(self.channels) or 'neither depth nor objects'}"
             )
+        frames, height, width = (int(each) for each in self._sizes([row])[0])
+        length = frames - start if length is None else length
+        self._check_window(row, start, length, frames)
+        frame = height * width * CHANNELS[name].itemsize
         try:
-            [(_, blob)] = self._dataset.read_blobs(name, indices=[row])
-            values: NDArray[Any] = np.frombuffer(blob or b"", np.dtype(CHANNELS[name]))
-            return values.reshape(self._sizes([row])[0])
+            found = self._opened(name)[row].read_range(start * frame, length * frame)
+            values: NDArray[Any] = np.frombuffer(found, CHANNELS[name])
+            return values.reshape(length, height, width)
         except (OSError, ValueError) as error:
             raise self._damaged(row, error) from error
 
     # ---- the parts
 
-    def _opened(self) -> list[Any]:
+    def _check_window(self, row: int, start: int, length: int, frames: int) -> None:
+        if not 0 <= start < start + length <= frames:
+            raise StorageError(
+                f"{self.url}: frames {start} to {start + length} of row {row} asked for, it has {frames}"
+            )
+
+    def _opened(self, column: str) -> list[Any]:
         """An open blob per row. All in one call: they then share one file handle per commit, where one call per row
         would use up the process's; and a window costs a third of what Lance's batched ranges take for it."""
-        if not self._handles:
-            self._handles = self._dataset.take_blobs("video", indices=list(range(len(self))), buffer_size=0)
-        return self._handles
+        if column not in self._handles:
+            rows = list(range(len(self)))
+            self._handles[column] = self._dataset.take_blobs(column, indices=rows, buffer_size=0)
+        return self._handles[column]
 
     def _sizes(self, rows: Sequence[int]) -> NDArray[np.int64]:
         """(N, 3) frames, height and width of rows."""

@@ -27,10 +27,10 @@ RENDERED = SynthesizeConfig(
 )  # fmt: skip
 
 
-def render_scenes(folder: Path, trained: int = 8, frames: int = 32) -> str:
+def render_scenes(folder: Path, trained: int = 8, frames: int = 32, depth: bool = False) -> str:
     """A data set of scenes for training and one for validation, with cameras and edits. Returns the folder."""
-    data = ClipDataset.create(str(folder / NAME), {"generator": "test"})
-    filming = filming_of(replace(RENDERED, frames=frames))
+    data = ClipDataset.create(str(folder / NAME), {"generator": "test"}, ["depth"] if depth else [])
+    filming = filming_of(replace(RENDERED, frames=frames, depth=depth))
     for split, count in (("train", trained), ("validation", 1)):
         for seed in [seed for seed in range(40) if split_of(seed) == split][:count]:
             data.append(scene_rows(seed, filming))

@@ -66,7 +66,7 @@ def made(ray_cluster, tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def words(footage: Path) -> list[str]:
-    return ["--from-videos", str(footage), "licence=CC-BY-4.0", *SMALL]
+    return ["--from-videos", str(footage), "licence=CC-BY-4.0", "depth=true", *SMALL]
 
 
 def test_rendered_scenes_and_real_footage_become_one_data_set(made: Made) -> None:
@@ -83,6 +83,9 @@ def test_rendered_scenes_and_real_footage_become_one_data_set(made: Made) -> Non
     clips = data.clips()  # which also checks that no video is in two splits
     assert sum(bool(clip.instruction) for clip in clips) == 2 * 2
     assert all(len(clip) == 8 and not clip.shots.any() for clip in clips)
+    for clip in clips:
+        depth = data.channel("depth", clip.row)
+        assert (np.isnan(depth) if clip.real else depth > 0).all(), "nobody knows how far real things are"
     card = (made.out / "README.md").read_text()
     assert "Licences: CC-BY-4.0, CC0-1.0" in card and "Clips of `kind` real" in card
     assert (made.out / "preview.png").stat().st_size > 1000

@@ -59,3 +59,19 @@ def test_a_prompt_that_is_too_long_is_read_in_part_and_says_so(caplog):
     pipe = build_tiny()
     assert torch.equal(pipe.encode_prompt("a" * 70)[:, :60], pipe.encode_prompt("a" * 80)[:, :60])
     assert "71 tokens, only the first 64 are read" in caplog.text
+
+
+def test_the_text_encoder_sees_words_beside_a_word_and_not_the_whole_text():
+    encoder = build_mini().text_encoder
+    tokens = torch.arange(60)[None] % 9 + 3
+    changed = tokens.clone()
+    changed[0, 30] = 100
+    moved = (encoder(tokens).last_hidden_state != encoder(changed).last_hidden_state).any(-1)[0]
+    assert moved.nonzero().flatten().tolist() == list(range(16, 45)), "14 bytes to both sides"
+
+
+def test_without_source_and_memories_it_makes_a_video_up():
+    pipe = build_tiny()
+    pipe.set_progress_bar_config(disable=True)
+    made = pipe(num_frames=16, height=32, width=32, generator=torch.Generator().manual_seed(0))
+    assert made.latents.shape == (3, 16, 32, 32) and torch.isfinite(made.latents).all()

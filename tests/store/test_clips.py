@@ -101,6 +101,9 @@ def test_depth_and_objects_are_kept_where_asked_for(tmp_path: Path) -> None:
     data.append([clip_row(0, depth=depth, objects=objects)])
     assert (data.channel("depth", 0) == depth).all()
     assert (data.channel("objects", 0) == objects).all()
+    assert (data.channel("depth", 0, 2, 3) == depth[2:5]).all()
+    with pytest.raises(StorageError, match="frames 4 to 8 of row 0 asked for, it has 6"):
+        data.channel("depth", 0, 4, 4)
     with pytest.raises(StorageError, match="has no depth, which this data set holds"):
         data.append([clip_row(1)])
 

@@ -1,0 +1,48 @@
+"""Depth in training: read where data has it and a model copies along rays, and nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from actors.training import train
+from actors.training_data import WindowDepths, Windows
+from pipeline.training.samples import Window
+from storage.clips import ClipDataset
+from tests.training import logged, render_scenes, setup
+
+
+@pytest.fixture(scope="module")
+def deep_scenes(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return render_scenes(tmp_path_factory.mktemp("deep"), trained=2, depth=True)
+
+
+def test_windows_have_the_depths_of_their_own_frames_in_the_order_asked_for(deep_scenes: str) -> None:
+    data = ClipDataset.open(deep_scenes)
+    clips = data.clips()
+    asked = [Window(clips[2], 5), Window(clips[0], 0), Window(clips[2], 5)]
+    depths = WindowDepths(Windows(data, 32, 32))(asked, 4)
+    for found, window in zip(depths, asked, strict=True):
+        whole = data.channel("depth", window.clip.row)
+        assert (found.numpy() == whole[window.start : window.start + 4]).all()
+    half = WindowDepths(Windows(data, 16, 16))(asked, 4)
+    assert torch.equal(half, depths[:, :, ::2, ::2]), "single pixels, no means"
+
+
+@pytest.mark.parametrize(("given", "reads"), [({}, True), ({"depth_weight": 0.0}, False)])
+def test_a_training_reads_depth_where_it_counts(
+    deep_scenes: str, tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict, reads: bool
+) -> None:
+    read, plain = [], WindowDepths.__call__
+    monkeypatch.setattr(WindowDepths, "__call__", lambda self, *asked: read.append(1) or plain(self, *asked))
+    asked = setup(deep_scenes, tmp_path / "out", tiny_model, {"steps": 2, **given})
+    train(asked)
+    assert bool(read) is reads
+    assert np.isfinite([line["loss"] for line in logged(asked.out) if "loss" in line]).all()
+
+
+def test_the_same_data_without_depth_trains_as_well(tiny_scenes: str, tiny_model: str, tmp_path: Path) -> None:
+    train(setup(tiny_scenes, tmp_path / "out", tiny_model, {"steps": 1}))
