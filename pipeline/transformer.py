@@ -40,8 +40,10 @@ NEW = ("tokenizers.", "role_embedding", "camera_embedding.", "compressor.", "cop
 
 @dataclass
 class MemoryTransformerOutput(Transformer2DModelOutput):
-    """sample (B, C, T, H, W): the prediction. log_depths (B, T, P, h, w): of a model that copies, see `copying`."""
+    """sample (B, C, T, H, W): the prediction. Of a model that copies (see `copying`) also own, like the sample: what it
+    makes up itself, and log_depths (B, T, P, h, w)."""
 
+    own: torch.Tensor | None = None
     log_depths: torch.Tensor | None = None
 
 
@@ -309,10 +311,11 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         shift, scale = (self.scale_shift_table.to(temb.device) + temb.unsqueeze(1)).chunk(2, dim=1)
         states = (self.norm_out(states.float()) * (1 + scale) + shift).type_as(states)
         output = self._unpatchify(self.proj_out(states), hidden_states.shape)
-        log_depths = None
+        own = log_depths = None
         if self.copying is not None:
-            output, log_depths = self.copying(states, output, hidden_states, timestep / 1000, seen)
-        return MemoryTransformerOutput(sample=output, log_depths=log_depths) if return_dict else (output,)
+            own = output
+            output, log_depths = self.copying(states, own, hidden_states, timestep / 1000, seen)
+        return MemoryTransformerOutput(sample=output, own=own, log_depths=log_depths) if return_dict else (output,)
 
     def encode_conditioning(
         self,

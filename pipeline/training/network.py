@@ -14,11 +14,12 @@ from .batch import Batch
 
 
 class Prediction(NamedTuple):
-    """sample: what the transformer says of the noisy target, like it, float32. log_depths (B M, T, P, h, w): of a model
-    that copies along rays, else None."""
+    """sample: what the transformer says of the noisy target, like it, float32. Of a model that copies along rays also
+    own, like the sample: what it makes up itself, and log_depths (B M, T, P, h, w)."""
 
     sample: torch.Tensor
-    log_depths: torch.Tensor | None
+    own: torch.Tensor | None = None
+    log_depths: torch.Tensor | None = None
 
 
 class Network(nn.Module):
@@ -65,7 +66,9 @@ class Network(nn.Module):
                 memory_kernels=kernels,
                 **batch.view,
             )
-        return Prediction(result.sample.float(), getattr(result, "log_depths", None))
+        if self.transformer.config.copied_videos:
+            return Prediction(result.sample.float(), result.own.float(), result.log_depths)
+        return Prediction(result.sample.float())
 
 
 def memory_kernels(pipe: MemoryV2VPipeline) -> list[Any]:

@@ -47,6 +47,7 @@ class Recipe:
     source_dropout: float = choice(0.1, "share of the steps with memory that do not see their source")
     text_dropout: float = choice(0.1, "share of the instructions that are not given")
     camera_dropout: float = choice(0.0, "share of the steps without any camera; only for models with grid positions")
+    own_weight: float = choice(0.3, "of the error of what a model that copies along rays makes up itself")
     depth_weight: float = choice(
         0.1, "of the error of log depths, where the model copies along rays and the data has depth"
     )

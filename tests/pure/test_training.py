@@ -310,7 +310,8 @@ def test_the_loss_of_the_right_answer_is_nothing(sample):
 
     def knows(batch, noisy, sigma, instructions):
         sigma = sigma.view(-1, 1, 1, 1, 1)
-        return Prediction(batch.clean if sample else (noisy - batch.clean) / sigma, None)
+        right = batch.clean if sample else (noisy - batch.clean) / sigma
+        return Prediction(right, right)
 
     value = loss(knows, batch, Recipe(), torch.Generator().manual_seed(0), shift=2.0, sample=sample)
     assert value.shape == (16,) and value.max() < 1e-6
@@ -419,6 +420,22 @@ def test_known_depths_add_to_the_loss_and_nothing_else_does():
     assert torch.equal(losses(torch.nan), plain), "unknown"
     assert torch.allclose((losses(5.0, depth_weight=0.4) - plain) / 4, losses(5.0, depth_weight=0.1) - plain, atol=1e-6)
     assert (losses(5.0) > plain).all() and (losses(99.0) > losses(5.0)).all()
+
+
+def test_what_a_model_makes_up_itself_is_taught_where_copying_prevails():
+    recipe = Recipe(batch=2, targets=2, depth_weight=0.0, turned=0.0, source_dropout=0.0)
+    batch = collate(Corpus(clips_of(), LENGTH, recipe).draw(np.random.default_rng(0), "text"), pixels)
+    network = Network(build_tiny())
+    with torch.no_grad():  # nothing of the model's own is in the mean
+        network.transformer.copying.proj.bias.view(-1, 13)[:, 9] = -100.0
+
+    def gradient(weight):
+        network.zero_grad()
+        given = replace(recipe, own_weight=weight)
+        loss(network, batch, given, torch.Generator().manual_seed(0), shift=2.0, sample=True).mean().backward()
+        return network.transformer.proj_out.weight.grad.abs().max()
+
+    assert gradient(0.0) < 1e-6 < 1e-3 < gradient(0.3)
 
 
 def test_a_step_is_a_function_of_seed_step_and_rank():
