@@ -160,7 +160,7 @@ def footage_case(url: str, size: int, far: float = 0.5, beside: float = 0.3) -> 
     """The middle of the picture, a square of `size` pixels a side, about RATE frames per second from the first frame
     on."""
     video = probe(url)
-    every = max(1, round(video.fps / RATE))
+    every = max(1, round(float(video.rate) / RATE))
     scale = size / min(video.height, video.width)
     height, width = (max(size, round(side * scale)) for side in (video.height, video.width))
     frames = read_frames(url, 0, 16 * every, (height, width))[::every]
