@@ -1,6 +1,7 @@
 """Does a model remember its own edits? The paper's comparison on rendered scenes, where every answer is known.
 
-    python -m benchmarks.consistency [--quick] [--model NAME] [--processes N] [--sheet FILE.png [--footage FILE ...]]
+    python -m benchmarks.consistency [--quick] [--model NAME] [--processes N] [--seeds N]
+                                     [--sheet FILE.png [--footage FILE ...]]
 
 Cameras: held-out scenes, three turns each whose cameras overlap beyond what the source sees, and a fourth that repeats
 the first. Methods, on the same weights and the same noise:
@@ -399,6 +400,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="10 scenes, one seed, three methods")
     parser.add_argument("--model", default="mini")
     parser.add_argument("--sheet", help="also draw a sheet of pictures into this file")
+    parser.add_argument("--seeds", type=int, default=3, help="of the full version")
     parser.add_argument("--footage", nargs="*", default=[], help="real videos for that sheet")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
@@ -406,7 +408,7 @@ def main() -> None:
 
     model = resolve(given.model)
     size = math.isqrt(model.spec.area)
-    scenes, clips, seeds = (10, 6, 1) if given.quick else (40, 20, 3)
+    scenes, clips, seeds = (10, 6, 1) if given.quick else (40, 20, given.seeds)
     methods = QUICK if given.quick else tuple(METHODS)
     footage = [footage_case(each, size) for each in given.footage]
     cases, texts = list(camera_cases(scenes, size)), list(text_cases(clips, size))

@@ -26,7 +26,8 @@ class Recipe:
     decay: float = choice(0.5, "last share of the steps, over which both rates fall to nothing")
     clip: float = choice(1.0, "greatest norm of the gradient")
     ema: float = choice(0.998, "decay of the averaged weights, which are what is saved")
-    # Noise: sigma = sigmoid(N(0, spread) + log shift), the shift being the sampler's.
+    # Noise: sigma = sigmoid(N(0, spread) + log shift).
+    shift: float = choice(0.0, "of the noise levels trained on; 0: the sampler's")
     spread: float = choice(1.2, "standard deviation of the noise level's logit")
     pure_noise: float = choice(0.1, "share of the targets that are noise alone")
     pure_noise_text: float = choice(0.35, "the same of text edits: in noise alone nothing but the words tells")

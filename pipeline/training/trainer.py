@@ -74,9 +74,8 @@ class Trainer:
         weight = 1 + (recipe.changed_weight - 1) * recipe.fall(self.step)
         config = self.pipe.config
         sample = config.prediction == "sample"
-        value = loss(
-            self.wrapped, batch, recipe, generator, shift=config.shift, sample=sample, changed_weight=weight
-        ).mean()
+        shift = recipe.shift or config.shift
+        value = loss(self.wrapped, batch, recipe, generator, shift=shift, sample=sample, changed_weight=weight).mean()
         value.backward()
         norm = everywhere(torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), recipe.clip))
         if not torch.isfinite(value) or not torch.isfinite(norm):
