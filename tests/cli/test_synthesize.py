@@ -21,6 +21,7 @@ from storage.clips import ClipDataset
 from tests.generated import moving_frames, small_disk, write_clip
 
 SMALL = ["height=16", "width=16", "frames=8", "cameras=3", "edits=1"]
+DEEP = [*SMALL, "depth=true"]
 CLIPS, REAL_CLIPS = 5, 3  # of a rendered scene, of a piece of real footage
 
 
@@ -66,7 +67,7 @@ def made(ray_cluster, tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def words(footage: Path) -> list[str]:
-    return ["--from-videos", str(footage), "licence=CC-BY-4.0", "depth=true", *SMALL]
+    return ["--from-videos", str(footage), "licence=CC-BY-4.0", *DEEP]
 
 
 def test_rendered_scenes_and_real_footage_become_one_data_set(made: Made) -> None:
@@ -117,7 +118,7 @@ def test_no_piece_crosses_a_cut_and_its_cameras_see_different_parts_of_the_frame
 
 
 def test_one_worker_that_is_stopped_and_goes_on_makes_the_same_bytes_as_two(made: Made, tmp_path: Path) -> None:
-    code, said = run("--scenes", "1", *SMALL, "--workers", "1", out=tmp_path)
+    code, said = run("--scenes", "1", *DEEP, "--workers", "1", out=tmp_path)
     assert code == 0 and "1 scenes, 5 clips" in said
     code, said = run(*words(made.footage), "--scenes", "2", "--workers", "1", out=tmp_path)
     assert code == 1 and "1 scenes there, 6 to make" in said
@@ -126,7 +127,7 @@ def test_one_worker_that_is_stopped_and_goes_on_makes_the_same_bytes_as_two(made
 
 def test_the_same_command_again_makes_nothing_and_changes_nothing(made: Made) -> None:
     before, version = content(made.out), lance.dataset(str(made.out / "clips.lance")).version
-    code, said = run("--scenes", "2", *SMALL, out=made.out)
+    code, said = run("--scenes", "2", *DEEP, out=made.out)
     assert code == 0 and "7 scenes there, 0 to make" in said
     assert (content(made.out), lance.dataset(str(made.out / "clips.lance")).version) == (before, version)
 
