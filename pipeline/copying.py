@@ -174,6 +174,8 @@ def _look(frames: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
     """(BT, C, P, H, W): frames (BT, C, H, W) at places (BT, 2, P, h, w) of cells, those of pixels between them."""
     points = where.shape[2]
     places = F.interpolate(where.flatten(1, 2), scale_factor=CELL, mode="bilinear")
+    # grid_sample reads and writes beyond its memory where a place is no number, as in a training that diverges.
+    places = places.nan_to_num(2.0)
     grid = places.unflatten(1, (2, points)).movedim(1, -1).flatten(1, 2)  # (BT, P H, W, 2)
     found = F.grid_sample(frames, grid, padding_mode="border", align_corners=False)
     return found.unflatten(2, (points, -1))

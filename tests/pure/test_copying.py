@@ -215,6 +215,14 @@ def test_the_depths_come_with_the_sample_and_gradients_reach_the_whole_layer():
         assert parameter.grad is not None and parameter.grad.any(), name
 
 
+def test_weights_that_are_no_numbers_give_no_numbers_and_do_not_crash():
+    network = model()
+    network.copying.proj.weight.data[:] = torch.nan
+    result = network(**call()).sample
+    assert result.isnan().all()
+    result.sum().backward()
+
+
 def test_a_model_without_rays_cannot_copy():
     with pytest.raises(ValueError, match="copied_videos needs the rays of positions='frustum', got positions='grid'"):
         model(positions="grid")
