@@ -122,8 +122,8 @@ def test_a_loss_that_is_no_number_stops_the_training_and_names_the_scenes(short,
     asked = short(checkpoint_minutes=0)
     noisy = actors.training.collate
 
-    def poisoned(draw: Any, *rest: Any) -> Any:
-        batch = noisy(draw, *rest)
+    def poisoned(draw: Any, *rest: Any, **named: Any) -> Any:
+        batch = noisy(draw, *rest, **named)
         if len(Checkpoints(Path(asked.out) / CHECKPOINTS).steps()) == 2:  # held-out batches are made before any
             batch.clean[0, 0, 0, 0, 0] = torch.nan
         return batch
