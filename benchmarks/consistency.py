@@ -92,8 +92,7 @@ def start(folder: str) -> None:
 def camera_turns(case: CameraCase | FootageCase, method: str, seed: int) -> list[torch.Tensor]:
     """Latents of the four turns, (C, T', H', W') each."""
     origin = case.source.c2w[0]
-    source = case.frames if isinstance(case, FootageCase) else case.views[0].frames
-    made = list[torch.Tensor]()
+    source, made = case.frames, list[torch.Tensor]()
     for turn, path in enumerate(case.turns):
         generator = torch.Generator().manual_seed(1000 * seed + turn)
         known = [_pipe.encode(each.frames) for each in case.views[1:]] if method == "truth" else made
@@ -181,7 +180,7 @@ def eight(case: CameraCase, seed: int) -> dict[str, torch.Tensor]:
     shown = _ranked(others, len(others), videos, origin, case.turns[2], kept=8)
     return {
         merge: _pipe(
-            source=case.views[0].frames,
+            source=case.frames,
             source_trajectory=case.source.relative_to(origin),
             target_trajectory=case.turns[2].relative_to(origin),
             memories=shown,
@@ -238,10 +237,15 @@ def text_segments(case: TextCase, method: str, seed: int, known: np.ndarray) -> 
     return [_pipe.decode(each) for each in made]
 
 
+def descriptors(case: TextCase) -> np.ndarray:
+    """(SEGMENTS, D), of the source's segments."""
+    return np.stack([describe(case.source[16 * i : 16 * i + 16]) for i in range(SEGMENTS)])
+
+
 def measure_text(case: TextCase, seed: int, methods: Sequence[str]) -> Figures:
     """As `measure_camera`."""
     sums: dict[str, list[float]] = {}
-    known = np.stack([describe(case.source[16 * i : 16 * i + 16]) for i in range(SEGMENTS)])
+    known = descriptors(case)
     for method in methods:
         segments = text_segments(case, method, seed, known)
         happened, colours, outside = list[bool](), list[torch.Tensor](), 0.0
@@ -363,12 +367,12 @@ def camera_row(case: CameraCase | FootageCase) -> list[np.ndarray | None]:
     made = [_pipe.decode(memory[0])[-1], _pipe.decode(alone[2])[2], _pipe.decode(memory[2])[2]]
     if isinstance(case, FootageCase):
         return [case.frames[-1], *made, None]
-    return [case.views[0].frames[-1].numpy(), *made, case.views[3].frames[2].numpy()]
+    return [case.frames[-1].numpy(), *made, case.views[3].frames[2].numpy()]
 
 
 def text_row(case: TextCase) -> list[np.ndarray | None]:
     """The middle frames of the first and of the last segment."""
-    known = np.stack([describe(case.source[16 * i : 16 * i + 16]) for i in range(SEGMENTS)])
+    known = descriptors(case)
     alone, memory = (text_segments(case, method, 0, known) for method in ("independent", "memory"))
     first, last = 8, 16 * SEGMENTS - 8
     source, wanted = case.source.numpy(), case.wanted.numpy()

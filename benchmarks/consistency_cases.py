@@ -64,6 +64,11 @@ class CameraCase:
         """The source, then every turn as it truly looks."""
         return [film(self.scene, each, self.size) for each in (self.source, *self.turns)]
 
+    @property
+    def frames(self) -> torch.Tensor:
+        """(16, H, W, 3) uint8 of the source."""
+        return self.views[0].frames
+
     @cached_property
     def unseen(self) -> list[torch.Tensor]:
         """By turn, (TIMES, H, W) bool: pixels whose point the source saw in none of its frames."""

@@ -21,6 +21,7 @@ from torch import nn
 
 from .cameras import token_rays
 from .conditioning import ConditioningVideo
+from .tokenizers import unpatchify
 
 CELL = 2  # pixels a side that share depths and likelihoods
 DEPTHS = (1.5, 12.0)  # metres along the optical axis: where the points of a ray begin, the first and the last
@@ -137,10 +138,8 @@ class Copying(nn.Module):
 
     def _said(self, states: torch.Tensor, frames: int, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (B T, V P + 1, h, w) and log depths (B T, P, h, w)."""
-        grid = [size // each for size, each in zip((frames, rows, columns), self.cells, strict=True)]
-        weight, bias = self.proj.weight.float(), self.proj.bias.float()
-        said = F.linear(states.float(), weight, bias).unflatten(2, (*self.cells, -1)).unflatten(1, grid)
-        said = said.permute(0, 1, 4, 7, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(0, 2)
+        said = F.linear(states.float(), self.proj.weight.float(), self.proj.bias.float())
+        said = _framewise(unpatchify(said, self.cells, (frames, rows, columns)))
         logits, log_depths = said.split([self.videos * self.points + 1, self.points], dim=1)
         return logits, log_depths
 

@@ -127,6 +127,13 @@ class Tokenizers(nn.ModuleDict):
             tokenizer.bias.copy_(base.bias)
 
 
+def unpatchify(tokens: torch.Tensor, patch: Sequence[int], shape: Sequence[int]) -> torch.Tensor:
+    """(B, N, patch * C) to (B, C, T, H, W), `shape` its T, H and W."""
+    grid = [size // each for size, each in zip(shape, patch, strict=True)]
+    tokens = tokens.unflatten(2, (*patch, -1)).unflatten(1, grid)
+    return tokens.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
 def pad_to(latent: torch.Tensor, kernel: Sequence[int]) -> torch.Tensor:
     """Repeat the last frame, row and column of (B, C, T, H, W) until the kernel divides it."""
     t, h, w = (-size % k for size, k in zip(latent.shape[2:], kernel, strict=True))

@@ -32,7 +32,7 @@ from .memory_cache import Keys, MemoryCache
 from .merging import Compressor, fraction
 from .passes import Merging, Pass
 from .positions import Rotary, frustum_places, frustum_rotary, grid_places, grid_rotary
-from .tokenizers import Group, Kernel, Tokenizers, Tokens, Where, pad_to
+from .tokenizers import Group, Kernel, Tokenizers, Tokens, Where, pad_to, unpatchify
 
 # Parameters that a base model does not have.
 NEW = ("tokenizers.", "role_embedding", "camera_embedding.", "compressor.", "copying.", ".cam_encoder.", ".projector.")
@@ -310,7 +310,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
 
         shift, scale = (self.scale_shift_table.to(temb.device) + temb.unsqueeze(1)).chunk(2, dim=1)
         states = (self.norm_out(states.float()) * (1 + scale) + shift).type_as(states)
-        output = self._unpatchify(self.proj_out(states), hidden_states.shape)
+        output = unpatchify(self.proj_out(states), config.patch_size, hidden_states.shape[2:])
         own = log_depths = None
         if self.copying is not None:
             own = output
@@ -460,10 +460,3 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         if torch.is_grad_enabled() and self.gradient_checkpointing:
             return self._gradient_checkpointing_func(block, *arguments)
         return block(*arguments)
-
-    def _unpatchify(self, tokens: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-        """(B, N, out_channels * patch) to (B, out_channels, T, H, W)."""
-        patch = self.config.patch_size
-        grid = [size // p for size, p in zip(shape[2:], patch, strict=True)]
-        tokens = tokens.unflatten(2, (*patch, -1)).unflatten(1, grid)
-        return tokens.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)

@@ -85,11 +85,11 @@ def loss(
     prediction = network(batch, noisy, sigma, instructions)
     wanted = clean if sample else noise - clean
     error = weighted_error(prediction.sample, wanted, batch.changed, changed_weight)
-    if prediction.own is not None and recipe.own_weight:
+    if prediction.own is not None:
         # Where copying prevails, the mean teaches the model's own part nothing, and it would never learn what to put in
         # the place of what an instruction changes.
         error = error + recipe.own_weight * weighted_error(prediction.own, wanted, batch.changed, changed_weight)
-    if batch.depths is not None and prediction.log_depths is not None and recipe.depth_weight:
+    if batch.depths is not None and prediction.log_depths is not None:
         error = error + recipe.depth_weight * depth_error(prediction.log_depths, batch.depths)
     return error
 

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from pipeline.memory_cache import MemoryCache
 from pipeline.merging import rank_correlation
+from pipeline.tokenizers import unpatchify
 from pipeline.transformer import NEW, ConditioningVideo, MemoryWanTransformer3DModel
 
 TINY = {
@@ -105,7 +106,7 @@ def masked(model, given):
         x = x + ffn_gate * block.ffn(F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + ffn_scale) + ffn_shift)
     shift, scale = (model.scale_shift_table + temb[:, None]).chunk(2, dim=1)
     x = F.layer_norm(x[:, :count], x.shape[-1:], eps=1e-6) * (1 + scale) + shift
-    return model._unpatchify(model.proj_out(x), given["hidden_states"].shape)
+    return unpatchify(model.proj_out(x), model.config.patch_size, given["hidden_states"].shape[2:])
 
 
 VARIANTS = [{}, {"cameras": "plucker", "positions": "frustum"}, {"cameras": "plucker"}, {"patch_size": (2, 2, 2)}]
