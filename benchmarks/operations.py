@@ -74,7 +74,7 @@ class Operations:
             if index in points:
                 before, groups = groups, self._merged(groups, scheme, memories)
                 if joint or filling:
-                    frames = sum(group.frames for group in before if group.memory)
+                    frames = sum(group.frames for group in before if group.merges)
                     total += self._project(target) + self._project(tokens(before)) + 2 * target * frames * dim
                     total += self._compress(before, scheme, memories)
                 if filling and not joint and index == points[0]:
@@ -113,7 +113,8 @@ class Operations:
     def groups(self, scheme: Scheme, memories: int) -> list[Group]:
         """The conditioning's tokens before any merging."""
         kernels = [self.config.source_kernel, *self._kernels(scheme, memories)]
-        return _joined([Group(*self._counts(kernel), rank > 0) for rank, kernel in enumerate(kernels)])
+        whole = max(1, self.config.copied_videos)
+        return _joined([Group(*self._counts(kernel), rank >= whole) for rank, kernel in enumerate(kernels)])
 
     def _points(self, scheme: Scheme, memories: int) -> list[int]:
         config = self.config

@@ -32,7 +32,8 @@ class MemoryCache:
     track: also record the responsiveness of later steps, to be compared with the first's.
 
     responsiveness: R (B, memory frames) by merge point, of the pass that filled the cache; its frames are in order
-    of memories by rank, then time, until the first merge. later: the same, one entry per tracked later pass.
+    of the memories that may merge, by rank, then time, until the first merge. later: the same, one entry per tracked
+    later pass.
     """
 
     dtype: torch.dtype | None = None

@@ -34,7 +34,7 @@ def fraction(memories: int) -> float:
 
 def merged_frames(group: Group, share: float) -> int:
     """How many of a group's frames are merged; a frame of one token has nothing to give."""
-    return round(share * group.frames) if group.memory and group.rows * group.columns > 1 else 0
+    return round(share * group.frames) if group.merges and group.rows * group.columns > 1 else 0
 
 
 def mean_keys(keys: torch.Tensor, groups: Sequence[Group]) -> torch.Tensor:
@@ -44,7 +44,7 @@ def mean_keys(keys: torch.Tensor, groups: Sequence[Group]) -> torch.Tensor:
         [
             part.unflatten(1, (group.frames, -1)).mean(2)
             for part, group in zip(parts, groups, strict=True)
-            if group.memory
+            if group.merges
         ],
         dim=1,
     )
@@ -67,9 +67,9 @@ def responsiveness(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
 def least_responsive(scores: torch.Tensor, groups: Sequence[Group], share: float) -> Selection:
     """Which frames of each group to keep and which to merge, by scores (B, memory frames); both in order of time."""
     chosen: Selection = []
-    parts = iter(scores.split([group.frames for group in groups if group.memory], dim=1))
+    parts = iter(scores.split([group.frames for group in groups if group.merges], dim=1))
     for group in groups:
-        if not group.memory:
+        if not group.merges:
             chosen.append(None)
             continue
         order = next(parts).argsort(dim=1, stable=True)

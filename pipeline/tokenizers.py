@@ -18,12 +18,12 @@ Kernel = tuple[int, int, int]
 
 
 class Group(NamedTuple):
-    """A run of frames with one grid of tokens each. memory: False for what is never merged."""
+    """A run of frames with one grid of tokens each. merges: whether its frames may be merged."""
 
     frames: int
     rows: int
     columns: int
-    memory: bool
+    merges: bool
 
     @property
     def tokens(self) -> int:

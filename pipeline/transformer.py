@@ -68,7 +68,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             ReCamMaster does); such a source cannot be cached.
         merge: what happens to memory frames of low responsiveness at the entries of the blocks at `merge_at`
             (fractions of the depth): "merge" them with a learnable compressor over `merge_kernel` tokens, "discard"
-            them, or nothing. A call may say otherwise, but only a model configured to merge has a compressor.
+            them, or nothing. A call may say otherwise, but only a model configured to merge has a compressor. Memories
+            that the target copies from (`copied_videos`) are left whole.
         copied_videos: how many conditioning videos, the source and then the first memories, the target may copy pixels
             from (see `copying`); 0 for a model without this. copied_points: depths of a ray at which it looks.
     New parameters: `tokenizers.<t>x<h>x<w>` (one per distinct kernel); `role_embedding` and `camera_embedding`, zero at
@@ -299,7 +300,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         share = fraction(len(memories)) if merge_share is None else merge_share
         modulation = modulation.unflatten(1, (6, -1))
         clean = None if conditioning is None else self._clean_modulation(modulation)
-        run = self._pass(text, modulation, clean, merge if memories and share else "off", share)
+        merges = conditioning is not None and any(group.merges for group in conditioning.groups)
+        run = self._pass(text, modulation, clean, merge if merges and share else "off", share)
         if conditioning is not None and attention == "joint":
             noisy = len(target)
             if source is not None and config.source_modulation == "target":
@@ -367,11 +369,13 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         frames: int,
         kernels: Sequence[Kernel] | None = None,
     ) -> Tokens:
-        """The tokens of all conditioning; the source's, which are never merged, come first."""
+        """The tokens of all conditioning; the source's come first. Never merged are those of the source and of what the
+        target copies from: they say where in it to look."""
         span = frames // self.config.patch_size[0]
+        whole = [source, *memories][: max(1, self.config.copied_videos)]
         return Tokens.join(
             [
-                self._tokens(video, kernel, self._where(video, kernel, offset), memory=video is not source)
+                self._tokens(video, kernel, self._where(video, kernel, offset), video is not source, video not in whole)
                 for video, kernel, offset in self._places(source, memories, span, kernels)
             ]
         )
@@ -411,7 +415,14 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             places = grid_places(counts, kernel or (1, 1, 1), offset, video.latent.device)
         return Where(places, added, cameras)
 
-    def _tokens(self, video: ConditioningVideo, kernel: Kernel | None, where: Where, memory: bool = False) -> Tokens:
+    def _tokens(
+        self,
+        video: ConditioningVideo,
+        kernel: Kernel | None,
+        where: Where,
+        memory: bool = False,
+        merges: bool = False,
+    ) -> Tokens:
         """Tokens (B, tokens, D) of one video; `kernel` None is the base's own embedding."""
         embedding = self._embedding(kernel)
         states = embedding(pad_to(video.latent, embedding.kernel_size))
@@ -422,7 +433,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         if where.added is not None:
             states = states + where.added.to(states.dtype)
         return Tokens(
-            states.flatten(1, 3).contiguous(), where.places, where.cameras, (Group(frames, rows, columns, memory),)
+            states.flatten(1, 3).contiguous(), where.places, where.cameras, (Group(frames, rows, columns, merges),)
         )
 
     def _embedding(self, kernel: Kernel | None) -> Any:

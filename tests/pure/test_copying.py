@@ -206,6 +206,19 @@ def test_a_memory_beyond_those_copied_from_reaches_the_target_by_its_tokens_alon
     assert torch.equal(before, after)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["cached", "joint"])
+def test_memories_that_are_copied_from_keep_their_tokens_where_others_merge(attention):
+    network = model(merge_at=(0.0,))
+    for memories, same in ((2, True), (3, False)):
+        given = call(memories, attention=attention)
+        merged = network(**{**given, "merge": "merge"}, merge_share=0.6).sample
+        assert torch.equal(merged, network(**given).sample) == same
+    cache = MemoryCache()
+    network(**call(5, merge="merge"), cache=cache)
+    assert cache.responsiveness[0].shape == (1, 3 * FRAMES // 4), "of five memories, two are copied from"
+
+
 def test_the_depths_come_with_the_sample_and_gradients_reach_the_whole_layer():
     network = model()
     result = network(**call())
