@@ -37,7 +37,7 @@ check-docs: install
 PIXELS_cpu := 48
 PIXELS_gpu := 96
 SCENES := build/scenes-$(SIZE)
-CLIPS := height=$(PIXELS_$(SIZE)) width=$(PIXELS_$(SIZE)) samples=2 rates=[6,12,24] edits=5 edited_cameras=1 depth=true
+CLIPS := height=$(PIXELS_$(SIZE)) width=$(PIXELS_$(SIZE)) samples=2 rates=[6,12,24] edits=8 edited_cameras=1 depth=true
 # glibc gives large buffers back to the system after every operation; keeping them makes copying along rays twice as fast.
 KEEP := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8000000000
 
