@@ -372,7 +372,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         """The tokens of all conditioning; the source's come first. Never merged are those of the source and of what the
         target copies from: they say where in it to look."""
         span = frames // self.config.patch_size[0]
-        whole = [source, *memories][: max(1, self.config.copied_videos)]
+        whole = [source, *self._copied(source, memories, None)]
         return Tokens.join(
             [
                 self._tokens(video, kernel, self._where(video, kernel, offset), video is not source, video not in whole)
@@ -423,7 +423,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         memory: bool = False,
         merges: bool = False,
     ) -> Tokens:
-        """Tokens (B, tokens, D) of one video; `kernel` None is the base's own embedding."""
+        """Tokens (B, tokens, D) of one video; `kernel` None is the base's own embedding. memory: it is one, not the
+        source. merges: whether its frames may be merged."""
         embedding = self._embedding(kernel)
         states = embedding(pad_to(video.latent, embedding.kernel_size))
         frames, rows, columns = states.shape[2:]
