@@ -6,7 +6,7 @@ PYTHON ?= python3
 SIZE ?= cpu
 BIN := .venv/bin
 
-.PHONY: install demo test lint bench check-docs train-mini clean
+.PHONY: install demo test lint bench check-docs train-mini train-mini-cpu train-mini-gpu clean
 
 install: .venv/installed
 
@@ -33,18 +33,23 @@ bench: install
 check-docs: install
 	$(BIN)/python -m tests.check_docs
 
-# What mini learns from: scenes, four rays a pixel, at three frame rates, with many edits and with depth.
-PIXELS_cpu := 48
-PIXELS_gpu := 96
-SCENES := build/scenes-$(SIZE)
-CLIPS := height=$(PIXELS_$(SIZE)) width=$(PIXELS_$(SIZE)) samples=2 rates=[6,12,24] edits=8 edited_cameras=1 depth=true
+# What mini learns from on two cores: scenes, four rays a pixel, at three frame rates, with many edits and with depth.
+CLIPS := height=48 width=48 samples=2 rates=[6,12,24] edits=8 edited_cameras=1 depth=true
 # glibc gives large buffers back to the system after every operation; keeping them makes copying along rays twice as fast.
 KEEP := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8000000000
 
-train-mini: install
-	$(BIN)/memory-v2v synthesize --out $(SCENES) --scenes 900 $(CLIPS)
-	$(if $(FOOTAGE),$(BIN)/memory-v2v synthesize --out $(SCENES) --from-videos $(FOOTAGE) licence=$(LICENCE) $(CLIPS))
-	$(KEEP) $(BIN)/memory-v2v train --data $(SCENES) --out build/mini-$(SIZE) --config configs/mini-$(SIZE).yaml
+train-mini: train-mini-$(SIZE)
+
+train-mini-cpu: install
+	$(BIN)/memory-v2v synthesize --out build/scenes --scenes 900 $(CLIPS)
+	$(if $(FOOTAGE),$(BIN)/memory-v2v synthesize --out build/scenes --from-videos $(FOOTAGE) licence=$(LICENCE) $(CLIPS))
+	$(KEEP) $(BIN)/memory-v2v train --data build/scenes --out build/mini-cpu --config configs/mini-cpu.yaml
+
+# On a GPU scenes are rendered as the training begins; only footage comes from a data set.
+train-mini-gpu: install
+	$(if $(FOOTAGE),$(BIN)/memory-v2v synthesize --out build/footage --scenes 0 --from-videos $(FOOTAGE) licence=$(LICENCE) $(CLIPS))
+	$(if $(FOOTAGE),$(BIN)/python -m jobs.pieces build/footage build/pieces)
+	$(BIN)/python -m pipeline.training.alone --out build/mini-gpu --config configs/mini-gpu.yaml $(if $(FOOTAGE),--footage build/pieces)
 
 clean:
 	rm -rf demo .venv

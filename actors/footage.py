@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actors.renderer import Filming
+from pipeline.scenes import Filming
 from pipeline.virtual_cameras import NARROWEST, WIDEST, cut_out, least_width, virtual_cameras
 
 if TYPE_CHECKING:

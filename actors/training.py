@@ -121,7 +121,7 @@ def train(
     depths = WindowDepths(windows) if copies and setup.recipe.depth_weight else None
     every = pipe.codec.temporal_compression
     clips, unseen = data.clips("train"), data.clips("validation")
-    corpus = Corpus(clips, setup.frames, setup.recipe)
+    corpus = Corpus(clips, setup.frames, setup.recipe, glimpse=pipe.spec.frames_for(1))
     if setup.latents:
         encode = _kept(setup, encode, data, [*clips, *unseen], log, trainer.step, rank, processes)
     kernels = len(memory_kernels(pipe))

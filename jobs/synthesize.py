@@ -19,12 +19,13 @@ import fsspec
 
 from actors.footage import PieceTask
 from actors.rendered import Rendered
-from actors.renderer import GENERATOR, Filming, SceneTask, Task
+from actors.renderer import GENERATOR, SceneTask, Task
 from jobs.config import SEEDS, ExtendConfig, SynthesizeConfig, bits_of
 from jobs.data_card import CARD, SHEET, write_card, write_sheet
 from jobs.edit import DONE, FAILED, UsageError, writable_folder
 from jobs.footage import Footage, look_at
 from jobs.progress import SceneProgress
+from pipeline.scenes import Filming
 from storage.clips import NAME, ClipDataset
 from storage.errors import StorageError
 from storage.location import local_path

@@ -32,7 +32,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from .codec import Codec, PixelCodec, codec_of
 from .memory_cache import MemoryCache
 from .spec import ModelSpec, compression_of
-from .text_encoder import ByteTextEncoder  # noqa: F401  (diffusers loads components of imported modules only)
+from .text_encoder import WordEncoder  # noqa: F401  (diffusers loads components of imported modules only)
 from .trajectory import Trajectory, default_intrinsics
 from .transformer import ConditioningVideo, MemoryWanTransformer3DModel
 
@@ -283,18 +283,24 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             rank_correlations=cache.rank_correlations() if cache is not None and track_responsiveness else None,
         )
 
-    def encode_prompt(self, prompt: str) -> torch.Tensor:
-        """(1, text_length, text width): the encoder's states, then zeros, as Wan pads its text."""
+    def encode_prompt(self, prompt: str | Sequence[str]) -> torch.Tensor:
+        """(prompts, text_length, text width): the encoder's states, then zeros, as Wan pads its text."""
+        prompts = [prompt] if isinstance(prompt, str) else prompt
         length, device = self.config.text_length, self._execution_device
         dtype = self.transformer.dtype
         if self.text_encoder is None:
-            return torch.zeros(1, length, self.transformer.config.text_dim, device=device, dtype=dtype)
-        tokens = self.tokenizer(clean(prompt), return_tensors="pt").input_ids
-        if tokens.shape[1] > length:
-            logger.warning(f"the prompt has {tokens.shape[1]} tokens, only the first {length} are read: {prompt!r}")
-            tokens = tokens[:, :length]
-        states = self.text_encoder(tokens.to(device)).last_hidden_state
-        return torch.nn.functional.pad(states, (0, 0, 0, length - states.shape[1])).to(dtype)
+            return torch.zeros(len(prompts), length, self.transformer.config.text_dim, device=device, dtype=dtype)
+        tokens = self.tokenizer([clean(each) for each in prompts]).input_ids
+        for each, own in zip(prompts, tokens, strict=True):
+            if len(own) > length:
+                logger.warning(f"the prompt has {len(own)} tokens, only the first {length} are read: {each!r}")
+        # One call whatever the prompts are: processes that share a model's parameters must all make it.
+        longest = max(1, *(min(len(each), length) for each in tokens))
+        padding = self.tokenizer.pad_token_id
+        ids = torch.tensor([(each + [padding] * longest)[:longest] for each in tokens], device=device)
+        mask = torch.tensor([[int(place < len(each)) for place in range(longest)] for each in tokens], device=device)
+        states = self.text_encoder(ids, attention_mask=mask).last_hidden_state * mask[..., None]
+        return torch.nn.functional.pad(states, (0, 0, 0, length - longest)).to(dtype)
 
     def check_inputs(
         self,

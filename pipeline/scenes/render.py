@@ -1,8 +1,8 @@
 """Ray casting: colour, exact depth and object masks of scenes seen by cameras.
 
-Works on the device of the cameras given. A batch of rays never mixes scenes, and rays do not influence each other, so a
-picture is the same whatever else is rendered with it. Components come first in shapes: on a CPU, reductions over a
-trailing axis of three are several times slower.
+Works on the device of the cameras given; on a GPU all of it is one kernel (`render_kernel`). A batch of rays never
+mixes scenes, and rays do not influence each other, so a picture is the same whatever else is rendered with it.
+Components come first in shapes: on a CPU, reductions over a trailing axis of three are several times slower.
 
 Letters in shapes: S scenes, V views, P things, R rays of a view.
 """
@@ -10,27 +10,15 @@ Letters in shapes: S scenes, V views, P things, R rays of a view.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
+from .packed import Packed, cast, pack
 from .scene import Material, Scene
 from .textures import mixture
+from .views import HORIZON, LAMP, SKY, Views
 
-SKY = 255  # in `Views.objects`
 BLOCK = 1 << 14  # rays at a time on a CPU: what is worked on stays in its cache
-HORIZON = 40.0  # metres: where an open ground ends
-LAMP = 0.25  # metres: half the edge of the lamp; with several samples per pixel it makes shadows soft
-
-
-@dataclass(frozen=True, eq=False)
-class Views:
-    """colour (S, V, H, W, 3) uint8 sRGB; depth (S, V, H, W) float32 metres along the optical axis, infinite for the
-    sky; objects (S, V, H, W) uint8: 0 the room or the ground, 1 + index of the thing, SKY."""
-
-    colour: torch.Tensor
-    depth: torch.Tensor
-    objects: torch.Tensor
 
 
 @torch.no_grad()
@@ -48,6 +36,9 @@ def render(
     samples: per pixel and axis, each of which sees its own spot of the lamp. Depth and objects are those of the first,
     never a mixture of two surfaces.
     """
+    if c2w.device.type == "cuda":
+        packed = Packed.of([pack(*each) for each in zip(scenes, c2w.cpu(), intrinsics.cpu(), times.cpu(), strict=True)])
+        return cast(packed.to(c2w.device), len(scenes), height, width, samples)
     parts = []
     for scene, poses, lenses, at in zip(scenes, c2w, intrinsics, times, strict=True):
         rays = height * width * samples**2

@@ -20,25 +20,35 @@ Encode = Callable[[Sequence[Window], int], torch.Tensor]
 # nobody knows.
 Depths = Callable[[Sequence[Window], int], torch.Tensor]
 VIEW = ("poses", "intrinsics", "times")
+CHANGED = 0.15  # of the latent's standard deviation: an edit that moves a pixel by more has changed it
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
     """B scenes with M targets each; targets of a scene come one after another.
 
-    clean (B M, C, T, H, W) float32: the targets without noise. changed (B M, 1, T, H, W) bool: what the instruction
-    changes, None for other tasks. depths (B M, T, H, W): of the targets, None where the data has none. view:
-    poses, intrinsics and times of the targets, `target_...` of the transformer. instructions: one per scene.
+    clean (B M, C, T, H, W) float32: the targets without noise. plain (B, C, T, H, W): what the instructions change, as
+    the targets' cameras see it; None for other tasks. depths (B M, T, H, W): of the targets, None where the data has
+    none. view: poses, intrinsics and times of the targets, `target_...` of the transformer. instructions: one per
+    scene.
     """
 
     draw: Draw
     clean: torch.Tensor
-    changed: torch.Tensor | None
+    plain: torch.Tensor | None
     depths: torch.Tensor | None
     view: dict[str, torch.Tensor | None]
     source: ConditioningVideo | None
     memories: tuple[ConditioningVideo, ...]
     instructions: tuple[str, ...]
+
+    @property
+    def changed(self) -> torch.Tensor | None:
+        """(B M, 1, T, H, W) bool: the pixels that the instruction changes, None for other tasks."""
+        if self.plain is None:
+            return None
+        plain = self.plain.repeat_interleave(len(self.clean) // len(self.plain), dim=0)
+        return (self.clean - plain).abs().amax(dim=1, keepdim=True) > CHANGED
 
     def to(self, device: torch.device | str) -> Batch:
         def moved(value: Any) -> Any:
@@ -56,7 +66,7 @@ class Batch:
         return Batch(
             self.draw,
             self.clean.to(device),
-            moved(self.changed),
+            moved(self.plain),
             moved(self.depths),
             {name: moved(value) for name, value in self.view.items()},
             None if self.source is None else video(self.source),
@@ -65,14 +75,9 @@ class Batch:
         )
 
 
-def collate(
-    draw: Draw, encode: Encode, every: int = 1, changed_above: float = 0.15, depths: Depths | None = None
-) -> Batch:
-    """A step's windows, encoded and arranged.
-
-    every: frames per latent frame after the first (the codec's temporal compression). changed_above: a pixel counts as
-    changed where the edit moves its latent by more than this, in units of the latent's standard deviation.
-    """
+def collate(draw: Draw, encode: Encode, every: int = 1, depths: Depths | None = None) -> Batch:
+    """A step's windows, encoded and arranged. every: frames per latent frame after the first (the codec's temporal
+    compression)."""
     samples = draw.samples
     ranks = len(samples[0].memories)
     windows: list[Window] = [target for each in samples for target in each.targets]
@@ -100,14 +105,10 @@ def collate(
         )
         for rank in range(ranks)
     )
-    changed = None
-    if draw.task == "text":
-        plain = next(latents).repeat_interleave(targets // len(samples), dim=0)
-        changed = (clean - plain).abs().amax(dim=1, keepdim=True) > changed_above
     return Batch(
         draw,
         clean,
-        changed,
+        next(latents) if before else None,
         None if depths is None else depths(windows[:targets], draw.length)[:, ::every],
         {f"target_{name}": value for name, value in target_view.items()},
         source,

@@ -53,7 +53,7 @@ class Network(nn.Module):
         merge = None if draw.merge_share is not None or config.merge == "off" else "off"
         with torch.autocast(noisy.device.type, self.precision, enabled=self.precision != torch.float32):
             words = batch.instructions if instructions is None else instructions
-            text = torch.cat([self.pipe.encode_prompt(each) for each in words])
+            text = self.pipe.encode_prompt(words)
             result: Any = self.transformer(
                 noisy,
                 1000 * sigma,

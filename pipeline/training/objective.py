@@ -22,9 +22,10 @@ def noise_levels(
 
     A sampler with `shift` steps through shift u / (1 + (shift - 1) u), which adds log shift to the logit of u.
     """
-    logits = torch.randn(count, generator=generator) * spread + math.log(shift)
-    whole = torch.rand(count, generator=generator) < pure
-    return torch.where(whole, torch.ones(count), torch.sigmoid(logits))
+    device = None if generator is None else generator.device
+    logits = torch.randn(count, generator=generator, device=device) * spread + math.log(shift)
+    whole = torch.rand(count, generator=generator, device=device) < pure
+    return torch.where(whole, 1.0, torch.sigmoid(logits))
 
 
 def corrupted(clean: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -68,37 +69,56 @@ def loss(
     sample: bool,
     changed_weight: float = 1.0,
 ) -> torch.Tensor:
-    """The loss of every target, (B M,). Everything random comes from `generator`, on the CPU.
+    """The loss of every target, (B M,). Everything random comes from `generator`, on its device.
 
     network: a `Network`, or what wraps it. shift: the sampler's. sample: the network says the clean sample, else the
     velocity.
     """
-    clean, device = batch.clean, batch.clean.device
+    clean, device, place = batch.clean, batch.clean.device, generator.device
     text = batch.draw.task == "text"
     pure = recipe.pure_noise_text if text else recipe.pure_noise
     sigma = noise_levels(len(clean), shift, recipe.spread, pure, generator).to(device)
-    noise = torch.randn(clean.shape, generator=generator).to(device)
-    instructions = tuple(
-        "" if torch.rand((), generator=generator) < recipe.text_dropout else each for each in batch.instructions
-    )
-    noisy = corrupted(clean, noise, sigma)
+    noise = torch.randn(clean.shape, generator=generator, device=place).to(device)
+    given = (torch.rand(len(batch.instructions), generator=generator, device=place) >= recipe.text_dropout).tolist()
+    instructions = tuple(each if kept else "" for each, kept in zip(batch.instructions, given, strict=True))
+    below = clean
+    if batch.draw.guessed:
+        guess = _guess(network, batch, noise, instructions, sample)
+        # No further from the truth than what is sampled at this level may still be: at the end it is all but there.
+        way = torch.rand(len(clean), generator=generator, device=place).to(device) * sigma
+        below = torch.lerp(clean, guess, way.view(-1, 1, 1, 1, 1))
+    noisy = corrupted(below, noise, sigma)
     prediction = network(batch, noisy, sigma, instructions)
-    wanted = clean if sample else noise - clean
-    error = weighted_error(prediction.sample, wanted, batch.changed, changed_weight)
+    wanted = clean if sample else (noisy - clean) / sigma.view(-1, 1, 1, 1, 1)
+    changed = batch.changed if changed_weight != 1 else None
+    error = weighted_error(prediction.sample, wanted, changed, changed_weight)
     if prediction.own is not None:
         # Where copying prevails, the mean teaches the model's own part nothing, and it would never learn what to put in
         # the place of what an instruction changes.
-        error = error + recipe.own_weight * weighted_error(prediction.own, wanted, batch.changed, changed_weight)
+        error = error + recipe.own_weight * weighted_error(prediction.own, wanted, changed, changed_weight)
     if batch.depths is not None and prediction.log_depths is not None:
         error = error + recipe.depth_weight * depth_error(prediction.log_depths, batch.depths)
     return error
+
+
+@torch.no_grad()
+def _guess(
+    network: Callable[..., Prediction],
+    batch: Batch,
+    noise: torch.Tensor,
+    instructions: tuple[str, ...],
+    sample: bool,
+) -> torch.Tensor:
+    """What the model makes of noise alone: where its sampling begins."""
+    said = network(batch, noise, torch.ones(len(noise), device=noise.device), instructions).sample
+    return said if sample else noise - said
 
 
 def noised(batch: Batch, most: float, generator: torch.Generator) -> Batch:
     """The batch with Gaussian noise on its memories, of a standard deviation drawn from 0 to `most` for each row."""
     memories = []
     for each in batch.memories:
-        level = most * torch.rand(len(each.latent), 1, 1, 1, 1, generator=generator)
-        noise = torch.randn(each.latent.shape, generator=generator) * level
+        level = most * torch.rand(len(each.latent), 1, 1, 1, 1, generator=generator, device=generator.device)
+        noise = torch.randn(each.latent.shape, generator=generator, device=generator.device) * level
         memories.append(replace(each, latent=each.latent + noise.to(each.latent)))
     return replace(batch, memories=tuple(memories))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 
@@ -37,6 +37,10 @@ class Recipe:
     onward: float = choice(0.15, "share that continues a segment (no source, the preceding one as memory)")
     real: float = choice(0.3, "share of real footage among the scenes, where data and task have some")
     turned: float = choice(0.2, "share of the text samples whose source is seen by another camera than the target")
+    glimpses: float = choice(0.0, "share of the steps on short windows, of many more scenes, with an instruction alone")
+    guessed: float = choice(
+        0.0, "share of the text steps with the model's own guess under the noise, as when it samples"
+    )
     # Memory.
     memories: int = choice(6, "at most")
     memory_dropout: float = choice(0.3, "share of the steps without any")
@@ -66,6 +70,13 @@ class Recipe:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.camera + self.text + self.onward > 0:
             raise ValueError("one of camera, text and onward must be more than 0: nothing would be trained")
+
+    def glimpsing(self, times: int) -> Recipe:
+        """Of the steps of `glimpses`, whose windows are so many times shorter: as many pixels, of more scenes."""
+        batch = self.batch * self.targets * times
+        return replace(
+            self, batch=batch, targets=1, camera=0.0, text=1.0, onward=0.0, memory_dropout_text=1.0, glimpses=0.0
+        )
 
     def schedule(self, step: int) -> float:
         """What both learning rates are multiplied with at a step, counted from 0."""

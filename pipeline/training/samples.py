@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -51,7 +52,8 @@ class Draw:
 
     source: the model sees the origin's window. preceding: the first memory is the segment just before. tokenizer: index
     among the model's distinct memory kernels of the one that all memories use, None for the usual by rank.
-    merge_share: None where nothing merges. cameras: the model is told how cameras move.
+    merge_share: None where nothing merges. cameras: the model is told how cameras move. guessed: the model's own guess
+    lies under the noise.
     """
 
     task: str
@@ -62,12 +64,16 @@ class Draw:
     tokenizer: int | None
     merge_share: float | None
     cameras: bool = True
+    guessed: bool = False
 
 
 class Corpus:
-    """Clips by scene and variant, ready to be drawn from. Raises ValueError where no task of a recipe finds clips."""
+    """Clips by scene and variant, ready to be drawn from. Raises ValueError where no task of a recipe finds clips.
 
-    def __init__(self, clips: Sequence[Clip], length: int, recipe: Recipe) -> None:
+    glimpse: frames of the short windows of `Recipe.glimpses`, 0 for none.
+    """
+
+    def __init__(self, clips: Sequence[Clip], length: int, recipe: Recipe, glimpse: int = 0) -> None:
         self.length, self.recipe = length, recipe
         scenes: dict[int, dict[int, list[Clip]]] = defaultdict(lambda: defaultdict(list))
         for clip in sorted(clips, key=lambda each: each.row):
@@ -90,6 +96,13 @@ class Corpus:
                 f"none of the tasks {', '.join(task for task in TASKS if shares[task])} finds clips of {length} frames "
                 f"or more in one shot among {len(clips)} clips; camera needs two views of a scene, text an edited one"
             )
+        self.kinds = {
+            task: [kind for real in (False, True) if (kind := [each for each in all_ if (each[0] >= REAL) is real])]
+            for task, all_ in self.groups.items()
+        }
+        self.glimpses: Corpus | None = None
+        if glimpse and recipe.glimpses and self.shares["text"]:
+            self.glimpses = Corpus(clips, glimpse, recipe.glimpsing(length // glimpse))
 
     def draw(
         self,
@@ -101,6 +114,8 @@ class Corpus:
         """The next step's samples. `task` None draws it too; tokenizers: how many distinct ones memories may have.
         common: decides what samples have in common, where several processes must agree on that; None for `random`."""
         recipe, common = self.recipe, common or random
+        if task is None and self.glimpses and common.random() < recipe.glimpses:
+            return self.glimpses.draw(random, "text", tokenizers, common)
         if task is None:
             weights = np.array([self.shares[each] for each in TASKS])
             task = str(common.choice(TASKS, p=weights / weights.sum()))
@@ -121,13 +136,13 @@ class Corpus:
             int(common.integers(tokenizers)) if alone else None,
             float(common.uniform(*recipe.merge_share)) if merges and count else None,
             not (recipe.camera_dropout and common.random() < recipe.camera_dropout),
+            task == "text" and bool(recipe.guessed) and common.random() < recipe.guessed,
         )
 
     def _group(self, random: np.random.Generator, task: str) -> tuple[int, int]:
         """A scene and variant: real in the recipe's share, where there are both kinds."""
-        real = [each for each in self.groups[task] if each[0] >= REAL]
-        rendered = [each for each in self.groups[task] if each[0] < REAL]
-        pool = real if not rendered or (real and random.random() < self.recipe.real) else rendered
+        kinds = self.kinds[task]
+        pool = kinds[-1] if len(kinds) == 1 or random.random() < self.recipe.real else kinds[0]
         return pool[int(random.integers(len(pool)))]
 
     def _sample(
@@ -223,11 +238,14 @@ class Corpus:
         ]
 
 
-def starts(clip: Clip, length: int) -> list[int]:
+@lru_cache(1 << 16)
+def starts(clip: Clip, length: int) -> tuple[int, ...]:
     """Starts of windows of `length` frames within one shot, half a window apart so that they coincide across views, and
     every second one begins where another window ends."""
     every = sorted({half * length // 2 for half in range(2 * len(clip) // length + 1)})
-    return [at for at in every if at + length <= len(clip) and (clip.shots[at] == clip.shots[at : at + length]).all()]
+    return tuple(
+        at for at in every if at + length <= len(clip) and (clip.shots[at] == clip.shots[at : at + length]).all()
+    )
 
 
 def filmed(clip: Clip, length: int) -> list[int]:

@@ -59,7 +59,7 @@ class Trainer:
             adam = torch.optim.AdamW(rest, recipe.adam_learning_rate, (0.9, 0.95), weight_decay=recipe.weight_decay)
             self.optimizers.append(adam)
         self.rates = [group["lr"] for each in self.optimizers for group in each.param_groups]
-        self.average = EMAModel(self.parameters.values(), decay=recipe.ema)
+        self.average = EMAModel(self.parameters.values(), decay=recipe.ema, foreach=True)
 
     def train_step(self, batch: Batch) -> dict[str, float]:
         """One update. Returns the mean loss, the gradient's norm and the rate's multiple.
@@ -68,7 +68,7 @@ class Trainer:
         """
         recipe = self.recipe
         state = np.random.SeedSequence([self.seed, self.step, self.rank]).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(state[0]))
+        generator = torch.Generator(batch.clean.device).manual_seed(int(state[0]))
         batch = noised(batch, recipe.memory_noise, generator)
         self.pipe.transformer.train()
         weight = 1 + (recipe.changed_weight - 1) * recipe.fall(self.step)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from actors.rendered import Rendered
-from actors.renderer import Filming
 from actors.rendering import FAILURES_IN_A_ROW, Rendering
+from pipeline.scenes import Filming
 from storage.clip_row import ClipRow
 from storage.clips import ClipDataset
 from tests.clips import Broken, Deadly, Task, clip_row

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.conditioning import ConditioningVideo
-from pipeline.copying import CELL, Copying, _look, _project, sights
+from pipeline.copying import CELL, Copying, _look, _project, halved, sights
 from pipeline.memory_cache import MemoryCache
 from pipeline.memory_pipeline import MemoryV2VPipeline
 from pipeline.mini import TINY_TRANSFORMER, TRANSFORMER, build_tiny
@@ -120,6 +120,14 @@ def test_places_are_not_rounded_where_matrix_products_are():
     [outside] = sights(target, [known])
     assert inside is not None and outside is not None
     assert torch.equal(inside.rays, outside.rays) and torch.equal(inside.origin, outside.origin)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (3, 2), (8, 12)])
+def test_halved_along_both_axes_is_torchs_bilinear_interpolation(shape):
+    cells = torch.randn(4, 3, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = torch.nn.functional.interpolate(cells, scale_factor=2, mode="bilinear")
+    assert torch.allclose(halved(halved(cells, 2), 3), expected, atol=1e-12)
+    assert torch.allclose(halved(halved(cells, 3), 2), expected, atol=1e-12)
 
 
 def test_the_noisy_target_speaks_for_what_it_was_made_of():

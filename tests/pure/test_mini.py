@@ -2,12 +2,24 @@ import time
 
 import numpy as np
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from pipeline.memory_pipeline import MemoryV2VPipeline
 from pipeline.mini import build_mini, build_tiny
+from pipeline.scenes import paired_edit, random_scene
+from pipeline.scenes.paired_edit import VOCABULARY
+from pipeline.text_encoder import UNKNOWN, word_tokenizer
+
+
+def pieces(text: str) -> list[str]:
+    """The tokens of a prompt, by name."""
+    tokenizer = word_tokenizer(VOCABULARY)
+    return tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids)
 
 
 def test_mini_is_the_model_of_the_recipe():
-    sizes = {"cpu": (192, 6, 48 * 48), "gpu": (384, 12, 96 * 96)}
+    sizes = {"cpu": (192, 6, 48 * 48), "gpu": (256, 8, 48 * 48)}
     for size, (dim, layers, area) in sizes.items():
         pipe = build_mini(size=size)
         config, spec = pipe.transformer.config, pipe.spec
@@ -40,9 +52,61 @@ def test_cameras_start_at_zero_on_request():
 def test_prompts_need_no_files_and_tell_apart():
     pipe = build_tiny()
     texts = [pipe.encode_prompt(text) for text in ("make the jacket red", "make the jacket blue", "", "schön")]
-    assert all(text.shape == (1, 64, 32) for text in texts)
+    assert all(text.shape == (1, 32, 32) for text in texts)
     assert not any(torch.equal(texts[0], other) for other in texts[1:])
-    assert not texts[2][:, 1:].any(), "behind the text there are zeros, as in Wan's pipelines"
+    words = len(pieces("make the jacket red"))
+    assert texts[0][:, :words].any(-1).all()
+    assert not texts[0][:, words:].any(), "behind the text there are zeros, as in Wan's pipelines"
+
+
+def test_an_empty_prompt_is_all_zeros():
+    pipe = build_tiny()
+    assert not any(pipe.encode_prompt(text).any() for text in ("", "  ", ["", ""]))
+
+
+def test_words_of_the_vocabulary_are_one_token_each_and_others_are_read_by_their_letters():
+    assert pieces(" ".join(VOCABULARY)) == list(VOCABULARY)
+    assert pieces("jar") == ["j", "##a", "##r"]
+    assert pieces("redder balls") == ["red", "##d", "##e", "##r", "ball", "##s"], "after the word they begin with"
+    assert pieces("box, red-blue!") == ["box", ",", "red", "-", "blue", "!"]
+
+
+def test_capitals_accents_and_spaces_do_not_matter_and_other_scripts_are_unknown_words():
+    assert pieces("Máke \n THE  ball réd") == ["make", "the", "ball", "red"]
+    assert pieces("make 球 red") == ["make", UNKNOWN, "red"]
+
+
+@given(st.integers(0, 2**31 - 1))
+def test_the_vocabulary_holds_every_word_that_edits_say(seed):
+    words = paired_edit(random_scene(seed), seed).instruction.split()
+    assert set(words) <= set(VOCABULARY) and pieces(" ".join(words)) == words
+
+
+def test_many_prompts_at_once_are_encoded_as_one_at_a_time():
+    pipe = build_mini()
+    prompts = [
+        "make the red ball blue",
+        "",
+        "add a jacket",
+        "paint the box green",
+        "add fog",
+        "make it night",
+        "",
+        "a" * 40,
+    ]
+    together = pipe.encode_prompt(prompts)
+    for row, prompt in zip(together, prompts, strict=True):
+        # not bit for bit: torch may sum the convolutions of several rows in another order
+        assert torch.allclose(row, pipe.encode_prompt(prompt)[0], atol=1e-5)
+        assert torch.equal(row.any(-1), pipe.encode_prompt(prompt)[0].any(-1))
+    assert torch.equal(together, pipe.encode_prompt(tuple(prompts)))
+
+
+def test_a_saved_model_reads_words_as_before(tiny_model):
+    pipe, loaded = build_tiny(), MemoryV2VPipeline.from_pretrained(tiny_model)
+    for prompt in ("Make the red ball blue", "add a jacket, 2 boxes"):
+        assert loaded.tokenizer(prompt).input_ids == pipe.tokenizer(prompt).input_ids
+        assert torch.equal(loaded.encode_prompt(prompt), pipe.encode_prompt(prompt))
 
 
 def test_a_tiny_edit_takes_a_fraction_of_a_second():
@@ -57,17 +121,17 @@ def test_a_tiny_edit_takes_a_fraction_of_a_second():
 
 def test_a_prompt_that_is_too_long_is_read_in_part_and_says_so(caplog):
     pipe = build_tiny()
-    assert torch.equal(pipe.encode_prompt("a" * 70)[:, :60], pipe.encode_prompt("a" * 80)[:, :60])
-    assert "71 tokens, only the first 64 are read" in caplog.text
+    assert torch.equal(pipe.encode_prompt("a" * 70), pipe.encode_prompt("a" * 80))
+    assert "70 tokens, only the first 32 are read" in caplog.text
 
 
 def test_the_text_encoder_sees_words_beside_a_word_and_not_the_whole_text():
     encoder = build_mini().text_encoder
     tokens = torch.arange(60)[None] % 9 + 3
-    changed = tokens.clone()
+    changed, mask = tokens.clone(), torch.ones_like(tokens)
     changed[0, 30] = 100
-    moved = (encoder(tokens).last_hidden_state != encoder(changed).last_hidden_state).any(-1)[0]
-    assert moved.nonzero().flatten().tolist() == list(range(16, 45)), "14 bytes to both sides"
+    moved = (encoder(tokens, mask).last_hidden_state != encoder(changed, mask).last_hidden_state).any(-1)[0]
+    assert moved.nonzero().flatten().tolist() == list(range(16, 45)), "14 tokens to both sides"
 
 
 def test_without_source_and_memories_it_makes_a_video_up():

@@ -25,7 +25,7 @@ from pipeline.scenes import (
     render_clip,
     seen_edit,
 )  # fmt: skip
-from pipeline.scenes.paired_edit import KINDS
+from pipeline.scenes.paired_edit import KINDS, seen_edits
 from pipeline.scenes.random_scene import WORDS
 from pipeline.scenes.scene import SHAPES, TEXTURES
 from pipeline.scenes.textures import mixture
@@ -286,3 +286,11 @@ def test_edits_that_are_filmed_can_be_seen() -> None:
         a, b = (seen(each, camera, 32, 32, 12.0).colour[[0, 2, 4]].int() for each in (scene, edit.scene))
         shown += bool(((a - b).abs().amax(-1) > 24).float().mean() >= 0.015)
     assert shown >= 19
+
+
+def test_edits_drawn_together_are_those_drawn_one_by_one() -> None:
+    for number in range(3):
+        scene = random_scene(number)
+        [camera] = paths(scene, number, 1, 5, 12.0, 1.0)
+        seeds = [7, 3, 7, 1 << 30]
+        assert list(seen_edits(scene, seeds, camera, 12.0)) == [seen_edit(scene, each, camera, 12.0) for each in seeds]

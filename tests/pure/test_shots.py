@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.renderer import Filming, scene_rows
-from pipeline.scenes import paths, random_scene, random_shots, shot_numbers, shot_paths
+from actors.renderer import scene_rows
+from pipeline.scenes import Filming, paths, random_scene, random_shots, shot_numbers, shot_paths
 
 FILMING = {
     "height": 24, "width": 24, "cameras": 3, "edits": 1, "edited_cameras": 2, "rates": (12.0,),

@@ -210,6 +210,36 @@ def test_clips_that_are_too_short_are_refused_with_what_a_task_needs():
     assert alone.shares["camera"] == alone.shares["text"] == 0 < alone.shares["continue"]
 
 
+def test_glimpses_are_short_windows_of_many_scenes_with_an_instruction_and_no_memory():
+    recipe = Recipe(batch=2, targets=3, glimpses=1.0, memory_dropout_text=0.0, source_dropout=1.0)
+    corpus = Corpus(clips_of(), LENGTH, recipe, glimpse=LENGTH // 4)
+    for seed in range(5):
+        draw = corpus.draw(np.random.default_rng(seed))
+        assert (draw.task, draw.length, draw.source, len(draw.samples)) == ("text", LENGTH // 4, True, 2 * 3 * 4)
+        assert all(len(each.targets) == 1 and not each.memories and each.instruction for each in draw.samples)
+        assert len({each.targets[0].start for each in draw.samples}) > 4
+        batch = collate(draw, encode)
+        assert batch.clean.shape == (24, 3, LENGTH // 4, 16, 16), "as many pixels as in any other step"
+
+
+def test_glimpses_come_in_their_share_and_never_where_a_task_is_asked_for():
+    corpus = Corpus(clips_of(), LENGTH, Recipe(glimpses=0.3), glimpse=2)
+    random = np.random.default_rng(0)
+    lengths = [corpus.draw(random).length for _ in range(300)]
+    assert set(lengths) == {2, LENGTH} and lengths.count(2) / 300 == pytest.approx(0.3, abs=0.08)
+    assert all(corpus.draw(random, "text").length == LENGTH for _ in range(20))
+
+
+def test_without_a_share_of_glimpses_or_edits_to_see_all_windows_are_long():
+    plain = Corpus(clips_of(), LENGTH, Recipe())
+    none = Corpus(clips_of(), LENGTH, Recipe(glimpses=0.0), glimpse=2)
+    for seed in range(10):
+        one, other = (described(each.draw(np.random.default_rng(seed))) for each in (plain, none))
+        assert one == other
+    unedited = Corpus(clips_of(edited=0), LENGTH, Recipe(glimpses=1.0), glimpse=2)
+    assert unedited.draw(np.random.default_rng(0)).length == LENGTH
+
+
 # How it is arranged.
 
 
@@ -316,6 +346,70 @@ def test_the_loss_of_the_right_answer_is_nothing(sample):
 
     value = loss(knows, batch, Recipe(), torch.Generator().manual_seed(0), shift=2.0, sample=sample)
     assert value.shape == (16,) and value.max() < 1e-6
+
+
+def text_batch(recipe: Recipe, task: str = "text"):
+    batch = collate(Corpus(clips_of(), LENGTH, recipe).draw(np.random.default_rng(0), task), encode)
+    return replace(batch, clean=torch.randn(batch.clean.shape, generator=torch.Generator().manual_seed(7)))
+
+
+@pytest.mark.parametrize("sample", [True, False])
+def test_the_guess_of_a_model_that_knows_the_truth_changes_nothing(sample):
+    def seen_by(guessed):
+        seen = []
+
+        def knows(batch, noisy, sigma, instructions):
+            seen.append(noisy)
+            return Prediction(batch.clean if sample else (noisy - batch.clean) / sigma.view(-1, 1, 1, 1, 1))
+
+        recipe = Recipe(guessed=guessed)
+        value = loss(knows, text_batch(recipe), recipe, torch.Generator().manual_seed(0), shift=2.0, sample=sample)
+        assert value.max() < 1e-6
+        return seen
+
+    [without], [_, guessing] = seen_by(0.0), seen_by(1.0)
+    assert torch.allclose(without, guessing, atol=1e-5)
+
+
+@pytest.mark.parametrize("sample", [True, False])
+def test_under_the_noise_lies_something_between_the_truth_and_the_models_guess(sample):
+    recipe = Recipe(guessed=1.0, pure_noise_text=0.0)
+    batch, seen = text_batch(recipe), []
+
+    def errs(batch, noisy, sigma, instructions):
+        """At first by three, then no more."""
+        seen.append((noisy, sigma.view(-1, 1, 1, 1, 1)))
+        said = batch.clean + (3.0 if len(seen) == 1 else 0.0)
+        return Prediction(said if sample else (noisy - said) / seen[-1][1])
+
+    value = loss(errs, batch, recipe, torch.Generator().manual_seed(0), shift=2.0, sample=sample)
+    (noise, whole), (noisy, sigma) = seen
+    assert (whole == 1).all() and (sigma < 1).all(), "the guess is what is made of noise alone"
+    way = ((noisy - sigma * noise) / (1 - sigma) - batch.clean) / 3
+    assert torch.allclose(way, way[:, :1, :1, :1, :1].expand_as(way), atol=1e-2), "each target has a share of its own"
+    share = way.mean(dim=(1, 2, 3, 4))
+    assert (share > -1e-3).all() and (share < sigma.flatten() + 1e-3).all() and share.max() > 0.1
+    assert value.max() < 1e-6, "wanted is the truth, not the guess"
+
+
+def test_only_instructions_are_guessed_at_and_in_their_share():
+    def calls(task, guessed):
+        recipe, count = Recipe(guessed=guessed, batch=1, targets=1), []
+
+        def blind(batch, noisy, sigma, instructions):
+            count.append(instructions)
+            return Prediction(torch.zeros_like(noisy))
+
+        batch = text_batch(recipe, task)
+        loss(blind, batch, recipe, torch.Generator().manual_seed(0), shift=2.0, sample=True)
+        assert len(set(count)) == 1, "the guess is made from the same words"
+        return len(count)
+
+    assert calls("camera", 1.0) == calls("continue", 1.0) == calls("text", 0.0) == 1
+    assert calls("text", 1.0) == 2
+    corpus = Corpus(clips_of(), LENGTH, Recipe(guessed=0.4))
+    twice = [corpus.draw(np.random.default_rng(seed), "text").guessed for seed in range(100)]
+    assert sum(twice) / 100 == pytest.approx(0.4, abs=0.12)
 
 
 def test_memories_get_noise_of_a_level_of_their_own_and_nothing_else_does():
@@ -525,7 +619,7 @@ def test_the_measured_rate_leaves_torchs_threads_as_they_were():
 
 def test_starts_lie_half_a_window_apart_and_end_within_the_clip():
     [clip] = clips_of(scenes=1, cameras=1, edited=0, frames=21)
-    assert starts(clip, 8) == [0, 4, 8, 12] and starts(clip, 21) == [0] and starts(clip, 22) == []
-    assert starts(clip, 9) == [0, 4, 9] and pairs(clip, 9) == [9] and pairs(clip, 8) == [8, 12]
-    assert starts(clip, 1) == list(range(21))
+    assert starts(clip, 8) == (0, 4, 8, 12) and starts(clip, 21) == (0,) and starts(clip, 22) == ()
+    assert starts(clip, 9) == (0, 4, 9) and pairs(clip, 9) == [9] and pairs(clip, 8) == [8, 12]
+    assert starts(clip, 1) == tuple(range(21))
     assert math.isclose(Window(clip, 6).seconds, 0.5)

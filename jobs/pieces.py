@@ -1,0 +1,41 @@
+"""The real clips of a data set as files that need no Lance to be read, for a training on a machine without it.
+
+python -m jobs.pieces build/footage build/pieces
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.clip import Clip
+from storage.clips import ClipDataset
+from storage.location import absolute
+
+
+def write_pieces(data: ClipDataset, out: Path) -> int:
+    """A `.npz` for each piece of footage in the training split, as `pipeline.training.rendered.footage_clips` reads
+    them. Returns how many."""
+    pieces: dict[int, list[Clip]] = defaultdict(list)
+    for clip in data.clips("train"):
+        if clip.real:
+            pieces[clip.scene].append(clip)
+    out.mkdir(parents=True, exist_ok=True)
+    for scene, clips in sorted(pieces.items()):
+        clips.sort(key=lambda clip: clip.camera)
+        np.savez_compressed(
+            out / f"{scene}.npz",
+            video=np.concatenate([data.read([clip.row], [0], len(clip)) for clip in clips]),
+            c2w=np.stack([clip.trajectory.c2w for clip in clips]),
+            intrinsics=np.stack([clip.trajectory.intrinsics for clip in clips]),
+            rate=np.float64(clips[0].rate),
+        )
+    return len(pieces)
+
+
+if __name__ == "__main__":
+    data, out = ClipDataset.open(absolute(sys.argv[1])), Path(sys.argv[2])
+    print(f"{write_pieces(data, out)} pieces in {out}")
