@@ -1,7 +1,7 @@
 # make demo   edit a rendered clip in three turns, then look at demo/out
 # make test   lint, types, tests (what continuous integration runs)
 # make bench  every benchmark; writes docs/benchmarks.md
-# make train-mini   the model in the box from nothing, into build/ (SIZE=gpu on a GPU; FOOTAGE=DIR LICENCE=... adds clips)
+# make train-mini   mini from nothing, into build/ (SIZE=gpu: the one in the box, on a GPU; FOOTAGE=DIR LICENCE=... adds clips)
 PYTHON ?= python3
 SIZE ?= cpu
 BIN := .venv/bin
@@ -48,7 +48,7 @@ train-mini-cpu: install
 # On a GPU scenes are rendered as the training begins; only footage comes from a data set.
 train-mini-gpu: install
 	$(if $(FOOTAGE),$(BIN)/memory-v2v synthesize --out build/footage --scenes 0 --from-videos $(FOOTAGE) licence=$(LICENCE) $(CLIPS))
-	$(if $(FOOTAGE),$(BIN)/python -m jobs.pieces build/footage build/pieces)
+	$(if $(FOOTAGE),rm -rf build/pieces && $(BIN)/python -m jobs.pieces build/footage build/pieces)
 	$(BIN)/python -m pipeline.training.alone --out build/mini-gpu --config configs/mini-gpu.yaml $(if $(FOOTAGE),--footage build/pieces)
 
 clean:

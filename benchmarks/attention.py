@@ -265,7 +265,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds, naive context up to 4: a few minutes")
     quick = parser.parse_args().quick
     torch.set_num_threads(1)
-    pipe = build_mini()
+    pipe = build_mini(size="gpu")  # as it is shipped
     pipe.set_progress_bar_config(disable=True)
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()

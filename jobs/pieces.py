@@ -18,12 +18,12 @@ from storage.location import absolute
 
 def write_pieces(data: ClipDataset, out: Path) -> int:
     """A `.npz` for each piece of footage in the training split, as `pipeline.training.rendered.footage_clips` reads
-    them. Returns how many."""
+    them, in a new folder. Returns how many."""
     pieces: dict[int, list[Clip]] = defaultdict(list)
     for clip in data.clips("train"):
-        if clip.real:
+        if clip.real and not clip.extended:  # what a model added is no footage
             pieces[clip.scene].append(clip)
-    out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True)
     for scene, clips in sorted(pieces.items()):
         clips.sort(key=lambda clip: clip.camera)
         np.savez_compressed(
@@ -37,5 +37,7 @@ def write_pieces(data: ClipDataset, out: Path) -> int:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m jobs.pieces DATA OUT")
     data, out = ClipDataset.open(absolute(sys.argv[1])), Path(sys.argv[2])
     print(f"{write_pieces(data, out)} pieces in {out}")

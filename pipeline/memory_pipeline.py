@@ -296,7 +296,7 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
                 logger.warning(f"the prompt has {len(own)} tokens, only the first {length} are read: {each!r}")
         # One call whatever the prompts are: processes that share a model's parameters must all make it.
         longest = max(1, *(min(len(each), length) for each in tokens))
-        padding = self.tokenizer.pad_token_id
+        padding = self.tokenizer.pad_token_id or 0
         ids = torch.tensor([(each + [padding] * longest)[:longest] for each in tokens], device=device)
         mask = torch.tensor([[int(place < len(each)) for place in range(longest)] for each in tokens], device=device)
         states = self.text_encoder(ids, attention_mask=mask).last_hidden_state * mask[..., None]

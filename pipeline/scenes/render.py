@@ -18,7 +18,7 @@ from .scene import Material, Scene
 from .textures import mixture
 from .views import HORIZON, LAMP, SKY, Views
 
-BLOCK = 1 << 14  # rays at a time on a CPU: what is worked on stays in its cache
+BLOCK = 1 << 14  # rays at a time: what is worked on stays in its cache
 
 
 @torch.no_grad()
@@ -42,7 +42,7 @@ def render(
     parts = []
     for scene, poses, lenses, at in zip(scenes, c2w, intrinsics, times, strict=True):
         rays = height * width * samples**2
-        step = max(1, BLOCK // rays) if poses.device.type == "cpu" else len(poses)
+        step = max(1, BLOCK // rays)
         centres, rotations = scene.at(at.float())
         for start in range(0, len(poses), step):
             part = slice(start, start + step)

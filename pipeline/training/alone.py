@@ -9,12 +9,15 @@ The same training as `memory-v2v train`, on scenes that are rendered into the GP
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import math
 import os
+import shutil
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,12 +37,13 @@ from .trainer import Trainer
 from .validation import validate, validation_batches, validation_recipe
 
 EVERY = 25  # steps whose mean makes a line of the log
-HELD_OUT = 1 << 30  # seed of the first of the scenes that are for validation
+HELD_OUT, HELD_OUT_SCENES = 1 << 30, 24  # seed of the first of the scenes that are for validation, and how many
 
 
 @dataclasses.dataclass
 class Setup:
-    """What a configuration file may say beside the recipe; of the same meaning as for `memory-v2v train`."""
+    """What a configuration file may say beside the recipe, with the meaning that it has for `memory-v2v train`; workers
+    is for that alone, and read here so that its files can be given."""
 
     model: str = "mini-gpu"
     height: int = 48
@@ -53,6 +57,11 @@ class Setup:
     checkpoint_minutes: float = 5.0
 
 
+FIELDS: dict[type, dict[str, Any]] = {
+    kind: {each.name: each.default for each in dataclasses.fields(kind)} for kind in (Setup, Recipe)
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -63,30 +72,39 @@ def main() -> None:
     parser.add_argument("--renderers", type=int, default=max(1, (os.cpu_count() or 2) - 2), help="processes")
     parser.add_argument("--footage", metavar="DIR", help="real clips beside the scenes: see footage_clips")
     parser.add_argument("--begin", metavar="DIR", help="a model to begin from instead of random weights")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="that it may take: sets `steps`")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="that it may take from now on: sets `steps`")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings and recipe; they win")
     given = parser.parse_intermixed_args()
-    values = said(given.config.read_text().splitlines(), ":") if given.config else {}
-    values |= said(given.overrides, "=")
-    names = {each.name for each in dataclasses.fields(Setup)}
-    known = names | {each.name for each in dataclasses.fields(Recipe)}
-    if unknown := sorted(set(values) - known):
-        parser.error(f"unknown settings {unknown}, expected some of {sorted(known)}")
-    setup = Setup(**{key: value for key, value in values.items() if key in names})
-    recipe = Recipe(**{key: value for key, value in values.items() if key not in names})
+    try:
+        values = said(given.config.read_text().splitlines(), ":") if given.config else {}
+        values |= said(given.overrides, "=")
+        setup = Setup(**{key: value for key, value in values.items() if key in FIELDS[Setup]})
+        recipe = Recipe(**{key: value for key, value in values.items() if key in FIELDS[Recipe]})
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
     run(given, setup, recipe)
 
 
 def said(lines: Sequence[str], between: str) -> dict[str, Any]:
-    """Settings by name, of lines like `steps: 100  # comment`: all that a flat YAML file needs."""
+    """Settings by name, of lines like `steps: 100  # comment`, which is all that a flat YAML file needs. Raises
+    ValueError for other lines, names and types."""
     values: dict[str, Any] = {}
+    defaults = {**FIELDS[Setup], **FIELDS[Recipe]}
     for line in lines:
-        key, found, value = line.partition("#")[0].partition(between)
-        if found:
-            try:
-                values[key.strip()] = json.loads(value)
-            except ValueError:
-                values[key.strip()] = value.strip()
+        key, found, text = (part.strip() for part in line.partition("#")[0].partition(between))
+        if not key:
+            continue
+        if not found or key not in defaults:
+            raise ValueError(f"unknown setting {line!r}, expected NAME{between}VALUE with one of {sorted(defaults)}")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        kind = type(defaults[key])
+        value = tuple(value) if isinstance(value, list) else value
+        if not (isinstance(value, kind) or (kind is float and type(value) is int)):
+            raise ValueError(f"setting {key} is {text}, expected a {kind.__name__} such as {defaults[key]}")
+        values[key] = value
     return values
 
 
@@ -105,82 +123,85 @@ def run(given: argparse.Namespace, setup: Setup, recipe: Recipe) -> None:
     network = Network(pipe, None, getattr(torch, setup.precision))
     trainer = Trainer(network, recipe, setup.seed)
     begun = pipe.config.trained_steps
-    checkpoint = given.out / "checkpoint.pt"
+    checkpoint, model, journal = (given.out / name for name in ("checkpoint.pt", "model", "log.jsonl"))
     given.out.mkdir(parents=True, exist_ok=True)
     if checkpoint.exists():
-        trainer.load_state_dict(torch.load(checkpoint, map_location=device, weights_only=True))
-        if trainer.step >= recipe.steps:
+        trainer.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
+        if trainer.step >= recipe.steps and given.minutes == math.inf:
             print(f"nothing to do: {trainer.step} steps are taken already; for more of them set steps", file=sys.stderr)
             return
-    log = (given.out / "log.jsonl").open("a")
+    lines = journal.read_text().splitlines(keepends=True) if journal.exists() else []
+    journal.write_text("".join(line for line in lines if json.loads(line).get("step", 0) <= trainer.step))
+    log = journal.open("a")
 
     def write(figures: dict[str, Any]) -> None:
         line = {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in figures.items()}
         print(json.dumps({"minutes": round((time.monotonic() - began) / 60, 2), **line}), file=log, flush=True)
 
     def save() -> None:
+        # The model first, and each of the two whole: a training that has its last checkpoint has its model.
+        part = model.with_suffix(".part")
+        with trainer.averaged():
+            pipe.register_to_config(trained_steps=begun + trainer.step, area=setup.height * setup.width)
+            pipe.save_pretrained(part)
+        shutil.rmtree(model, ignore_errors=True)
+        part.replace(model)
         part = checkpoint.with_suffix(".part")
         torch.save(trainer.state_dict(), part)
         part.replace(checkpoint)
-        with trainer.averaged():
-            pipe.register_to_config(trained_steps=begun + trainer.step, area=setup.height * setup.width)
-            pipe.save_pretrained(given.out / "model")
 
     length, vae = pipe.config.segment_frames, pipe.vae.config
     filming = Filming(
         setup.height, setup.width, given.frames, cameras=4, edits=given.edits, edited_cameras=1,
         rates=(6.0, 12.0, 24.0), channels=("depth",), samples=2, licence="CC0-1.0",
     )  # fmt: skip
-    stage = Stage(
-        filming, recipe, length, pipe.spec.frames_for(1), len(memory_kernels(pipe)), setup.seed, device, given.footage
-    )
+    stage = Stage(filming, recipe, length, pipe.spec.frames_for(1), len(memory_kernels(pipe)), setup.seed, device)
 
     def pool(clips: int) -> Pool:
         return Pool(clips, filming, device, vae.mean, vae.std)
 
-    held_out = _validation(stage, pool, 24, setup.validation_batches) if setup.validation_batches else []
-    batches = rendered_batches(
-        stage,
-        range(given.scenes),
-        given.renderers,
-        trainer.step,
-        pool,
-        lambda done: write({"rendered": done}) if done % 500 == 0 or done == given.scenes else None,
-    )
-    saved = mark = time.monotonic()
-    sums: dict[str, float] = {}
-    targets = 0
-    for batch in batches:
-        for name, value in trainer.train_step(batch).items():
-            sums[name] = sums.get(name, 0.0) + value / EVERY
-        targets += len(batch.clean)
-        now = time.monotonic()
-        if trainer.step % EVERY == 0:
-            speed = EVERY / (now - mark)
-            if given.minutes < math.inf:  # as many steps as there is time for, so that the rates fall to nothing
-                left = 60 * given.minutes - (now - began)
-                trainer.recipe = dataclasses.replace(recipe, steps=max(1, trainer.step + round(speed * left)))
-            line = {"step": trainer.step, "steps": trainer.recipe.steps, **sums, "targets": targets}
-            write({**line, "steps_per_s": speed})
-            sums, mark = {}, now
-        last = trainer.step >= trainer.recipe.steps or now - began > 60 * given.minutes
-        paused = time.monotonic()
-        if held_out and (trainer.step % setup.validate_every == 0 or last):
-            write({"step": trainer.step, **validate(trainer, held_out, vae.std)})
-        if last or now - saved > 60 * setup.checkpoint_minutes:
-            save()
-            saved = now
-        if last:
-            break
-        mark += time.monotonic() - paused
-    batches.close()
+    def rendered(scenes: int) -> None:
+        if scenes % 500 == 0 or scenes == given.scenes:
+            write({"rendered": scenes})
+
+    held_out = _validation(stage, pool, setup.validation_batches) if setup.validation_batches else []
+    source = rendered_batches(stage, range(given.scenes), given.renderers, trainer.step, pool, given.footage, rendered)
+    with contextlib.closing(source) as batches:
+        saved, targets, start, clock = time.monotonic(), 0, trainer.step, 0.0
+        sums: dict[str, float] = defaultdict(float)
+        counted = 0
+        for batch in batches:
+            clock = clock or time.monotonic()
+            for name, value in trainer.train_step(batch).items():
+                sums[name] += value
+            counted += 1
+            targets += len(batch.clean)
+            now = time.monotonic()
+            if trainer.step % EVERY == 0:
+                speed = (trainer.step - start) / (now - clock)
+                if given.minutes < math.inf:  # as many steps as there is time for, so that the rates fall to nothing
+                    left = 60 * given.minutes - (now - began)
+                    trainer.recipe = dataclasses.replace(recipe, steps=max(1, trainer.step + round(speed * left)))
+                means = {name: value / counted for name, value in sums.items()}
+                line = {"step": trainer.step, "steps": trainer.recipe.steps, **means, "targets": targets}
+                write({**line, "steps_per_s": speed})
+                sums.clear()
+                counted = 0
+            last = trainer.step >= trainer.recipe.steps or now - began > 60 * given.minutes
+            if held_out and (trainer.step % setup.validate_every == 0 or last):
+                write({"step": trainer.step, **validate(trainer, held_out, vae.std)})
+            if last or now - saved > 60 * setup.checkpoint_minutes:
+                save()
+                saved = time.monotonic()
+            if last:
+                break
 
 
-def _validation(stage: Stage, pool: Any, scenes: int, count: int) -> list[Any]:
+def _validation(stage: Stage, pool: Any, count: int) -> list[Any]:
     """Batches of scenes that nobody trains on."""
-    there = pool(scenes * stage.filming.clips)
+    there = pool(HELD_OUT_SCENES * stage.filming.clips)
     clips: list[Clip] = []
-    for number in range(scenes):
+    for number in range(HELD_OUT_SCENES):
         made, shots = scene_clips(HELD_OUT + number, stage.filming, len(clips))
         description = described(shots, stage.filming, stage.device)
         there.put(len(clips), *developed(description, len(made), stage.filming))

@@ -29,8 +29,8 @@ class Batch:
 
     clean (B M, C, T, H, W) float32: the targets without noise. plain (B, C, T, H, W): what the instructions change, as
     the targets' cameras see it; None for other tasks. depths (B M, T, H, W): of the targets, None where the data has
-    none. view: poses, intrinsics and times of the targets, `target_...` of the transformer. instructions: one per
-    scene.
+    none. view: poses, intrinsics and times of the targets, `target_...` of the transformer. instructions, scenes: one
+    per sample; a scene by its number.
     """
 
     draw: Draw
@@ -41,6 +41,7 @@ class Batch:
     source: ConditioningVideo | None
     memories: tuple[ConditioningVideo, ...]
     instructions: tuple[str, ...]
+    scenes: tuple[int, ...]
 
     @property
     def changed(self) -> torch.Tensor | None:
@@ -72,6 +73,7 @@ class Batch:
             None if self.source is None else video(self.source),
             tuple(video(each) for each in self.memories),
             self.instructions,
+            self.scenes,
         )
 
 
@@ -114,6 +116,7 @@ def collate(draw: Draw, encode: Encode, every: int = 1, depths: Depths | None = 
         source,
         memories,
         tuple(each.instruction for each in samples),
+        tuple(each.origin.clip.scene for each in samples),
     )
 
 

@@ -69,23 +69,23 @@ def loss(
     sample: bool,
     changed_weight: float = 1.0,
 ) -> torch.Tensor:
-    """The loss of every target, (B M,). Everything random comes from `generator`, on its device.
+    """The loss of every target, (B M,). Everything random comes from `generator`, on the batch's device.
 
     network: a `Network`, or what wraps it. shift: the sampler's. sample: the network says the clean sample, else the
     velocity.
     """
-    clean, device, place = batch.clean, batch.clean.device, generator.device
+    clean, device = batch.clean, batch.clean.device
     text = batch.draw.task == "text"
     pure = recipe.pure_noise_text if text else recipe.pure_noise
-    sigma = noise_levels(len(clean), shift, recipe.spread, pure, generator).to(device)
-    noise = torch.randn(clean.shape, generator=generator, device=place).to(device)
-    given = (torch.rand(len(batch.instructions), generator=generator, device=place) >= recipe.text_dropout).tolist()
+    sigma = noise_levels(len(clean), shift, recipe.spread, pure, generator)
+    noise = torch.randn(clean.shape, generator=generator, device=device)
+    given = (torch.rand(len(batch.instructions), generator=generator, device=device) >= recipe.text_dropout).tolist()
     instructions = tuple(each if kept else "" for each, kept in zip(batch.instructions, given, strict=True))
     below = clean
     if batch.draw.guessed:
         guess = _guess(network, batch, noise, instructions, sample)
         # No further from the truth than what is sampled at this level may still be: at the end it is all but there.
-        way = torch.rand(len(clean), generator=generator, device=place).to(device) * sigma
+        way = torch.rand(len(clean), generator=generator, device=device) * sigma
         below = torch.lerp(clean, guess, way.view(-1, 1, 1, 1, 1))
     noisy = corrupted(below, noise, sigma)
     prediction = network(batch, noisy, sigma, instructions)
@@ -120,5 +120,5 @@ def noised(batch: Batch, most: float, generator: torch.Generator) -> Batch:
     for each in batch.memories:
         level = most * torch.rand(len(each.latent), 1, 1, 1, 1, generator=generator, device=generator.device)
         noise = torch.randn(each.latent.shape, generator=generator, device=generator.device) * level
-        memories.append(replace(each, latent=each.latent + noise.to(each.latent)))
+        memories.append(replace(each, latent=each.latent + noise))
     return replace(batch, memories=tuple(memories))

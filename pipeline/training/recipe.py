@@ -72,7 +72,7 @@ class Recipe:
             raise ValueError("one of camera, text and onward must be more than 0: nothing would be trained")
 
     def glimpsing(self, times: int) -> Recipe:
-        """Of the steps of `glimpses`, whose windows are so many times shorter: as many pixels, of more scenes."""
+        """Of the steps of `glimpses`, whose windows have so many times fewer frames: as many frames of more scenes."""
         batch = self.batch * self.targets * times
         return replace(
             self, batch=batch, targets=1, camera=0.0, text=1.0, onward=0.0, memory_dropout_text=1.0, glimpses=0.0

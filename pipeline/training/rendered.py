@@ -7,17 +7,17 @@ workers, so what is trained on follows from the seed and the number of workers a
 
 from __future__ import annotations
 
+import multiprocessing
 import pickle
-import queue
 from collections.abc import Callable, Generator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import count
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.multiprocessing as mp
 
 from pipeline.clip import REAL, Clip
 from pipeline.scenes import Filming, Take, filmed, takes
@@ -29,8 +29,6 @@ from .recipe import Recipe
 from .samples import Corpus, Window
 
 Pixels = tuple[torch.Tensor, torch.Tensor]  # colour (N, T, H, W, 3) uint8 and depth (N, T, H, W) float16
-AHEAD = 3  # batches that a worker draws ahead
-PATIENCE, POLL = 600.0, 2.0  # seconds without a word from a worker, and between looks at whether one died
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,6 @@ class Stage:
     tokenizers: int
     seed: int
     device: str
-    footage: str | None = None
 
 
 class Pool:
@@ -60,8 +57,8 @@ class Pool:
 
     def put(self, row: int, colour: torch.Tensor, depth: torch.Tensor) -> None:
         """Clips from `row` on."""
-        self.colour[row : row + len(colour)] = colour.to(self.colour.device)
-        self.depth[row : row + len(depth)] = depth.to(self.depth.device)
+        self.colour[row : row + len(colour)] = colour
+        self.depth[row : row + len(depth)] = depth
 
     def latents(self, places: torch.Tensor, length: int) -> torch.Tensor:
         """(N, 3, length, H, W) float32 of windows at (N, 2) rows and first frames."""
@@ -138,11 +135,15 @@ def developed(description: Packed | Pixels, clips: int, filming: Filming) -> Pix
 
 def footage_clips(folder: str | None, filming: Filming) -> tuple[list[Clip], torch.Tensor, torch.Tensor]:
     """Real clips, rows from 0 on: a `.npz` for each piece, with video (cameras, T, H, W, 3) uint8, c2w (cameras, T, 3,
-    4), intrinsics (cameras, T, 4) and rate (). Raises ValueError for another size."""
+    4), intrinsics (cameras, T, 4) and rate (). Raises ValueError for another size, and for
+    a folder without any."""
     shape = (filming.frames, filming.height, filming.width)
     clips: list[Clip] = []
     videos = [torch.zeros(0, *shape, 3, dtype=torch.uint8)]
-    for piece, path in enumerate(sorted(Path(folder).glob("*.npz")) if folder else []):
+    paths = sorted(Path(folder).glob("*.npz")) if folder else []
+    if folder and not paths:
+        raise ValueError(f"{folder}: has no .npz, expected pieces of footage as `python -m jobs.pieces` writes them")
+    for piece, path in enumerate(paths):
         with np.load(path, allow_pickle=False) as arrays:
             video, c2w, intrinsics, rate = (arrays[name] for name in ("video", "c2w", "intrinsics", "rate"))
         if video.dtype != np.uint8 or video.shape[1:] != (*shape, 3):
@@ -161,70 +162,85 @@ def rendered_batches(
     workers: int,
     first: int,
     pool: Callable[[int], Pool],
+    footage: str | None = None,
     progress: Callable[[int], None] = lambda scenes: None,
 ) -> Generator[Batch, None, None]:
     """Batches of steps `first` and on, without end, as soon as all scenes are rendered.
 
-    scenes: their seeds. pool: makes a `Pool` for so many clips. progress: called with the number of scenes rendered.
-    Raises RuntimeError where a worker died.
+    scenes: their seeds. workers: processes at most. pool: makes a `Pool` for so many clips. footage: folder of real
+    clips beside them (see `footage_clips`). progress: called with the number of scenes rendered. Raises RuntimeError
+    where a worker died or could not do its work.
     """
-    context: Any = mp.get_context("spawn")  # a process that has a GPU in use must not be forked
-    real, colour, depth = footage_clips(stage.footage, stage.filming)
+    real, *pixels = footage_clips(footage, stage.filming)
     there = pool(len(real) + len(scenes) * stage.filming.clips)
-    there.put(0, colour, depth)
-    pixels = context.Queue()
-    batches = [context.Queue(AHEAD) for _ in range(workers)]
-    processes = []
-    for number in range(workers):
-        row = len(real) + stage.filming.clips * sum(len(scenes[each::workers]) for each in range(number))
-        arguments = (stage, list(scenes[number::workers]), row, pixels, batches[number], number, workers, first)
-        processes.append(context.Process(target=_work, args=arguments, daemon=True))
-        processes[-1].start()
-
-    def received(line: Any) -> Any:
-        for _ in range(round(PATIENCE / POLL)):
-            with suppress(queue.Empty):
-                found = pickle.loads(line.get(timeout=POLL))
-                if isinstance(found, str):
-                    raise RuntimeError(f"a renderer broke off: {found}")
-                return found
-            if died := [each.exitcode for each in processes if not each.is_alive()]:
-                raise RuntimeError(f"a renderer died with exit code {died[0]}")
-        raise RuntimeError(f"no renderer spoke for {PATIENCE:.0f} s")
-
+    there.put(0, *pixels)
+    workers = min(workers, len(scenes))
+    context = multiprocessing.get_context("spawn")  # a process that has a GPU in use must not be forked
+    readers: list[Connection] = []
+    processes: list[Any] = []
+    row = len(real)
     try:
-        for done in range(len(scenes)):
-            row, description = received(pixels)
-            there.put(row, *developed(description, stage.filming.clips, stage.filming))
-            progress(done + 1)
-        step = first
-        while True:
-            yield there.shown(received(batches[step % workers]))
-            step += 1
+        for number in range(workers):
+            reader, writer = context.Pipe(duplex=False)
+            own = list(scenes[number::workers])
+            arguments = (stage, real, own, row, writer, first + (number - first) % workers, workers)
+            processes.append(context.Process(target=_work, args=arguments, daemon=True))
+            processes[-1].start()
+            writer.close()  # so that the pipe ends with the worker
+            readers.append(reader)
+            row += stage.filming.clips * len(own)
+        done, left = 0, {reader: len(scenes[number::workers]) for number, reader in enumerate(readers)}
+        while left:
+            ready: Any = wait(list(left))
+            for reader in ready:
+                at, description = _received(reader)
+                there.put(at, *developed(description, stage.filming.clips, stage.filming))
+                left[reader] -= 1
+                if not left[reader]:
+                    del left[reader]
+                done += 1
+                progress(done)
+        for step in count(first):
+            yield there.shown(_received(readers[step % workers]))
     finally:
         for process in processes:
             process.terminate()
+        for process in processes:
+            process.join()
+
+
+def _received(reader: Any) -> Any:
+    try:
+        found = pickle.loads(reader.recv_bytes())
+    except EOFError:
+        raise RuntimeError("a renderer died; give the machine more memory, or take fewer renderers") from None
+    if isinstance(found, str):
+        raise RuntimeError(f"a renderer broke off: {found}")
+    return found
 
 
 def _work(
-    stage: Stage, scenes: list[int], row: int, pixels: Any, batches: Any, number: int, workers: int, first: int
+    stage: Stage, clips: list[Clip], scenes: list[int], row: int, writer: Connection, step: int, steps: int
 ) -> None:
+    """Hand over the pixels of scenes, from `row` on, then the batches of every `steps`-th step. Sending waits until
+    what was sent before is taken."""
     torch.set_num_threads(1)
+
+    def send(found: Any) -> None:
+        writer.send_bytes(pickle.dumps(found))
+
     try:
-        clips, _, _ = footage_clips(stage.footage, stage.filming)
         for seed in scenes:
             made, shots = scene_clips(seed, stage.filming, row)
             clips += made
-            pixels.put(pickle.dumps((row, described(shots, stage.filming, stage.device))))
+            send((row, described(shots, stage.filming, stage.device)))
             row += len(made)
         corpus = Corpus(clips, stage.length, stage.recipe, stage.glimpse)
+        for at in count(step, steps):
+            draw = corpus.draw(np.random.default_rng([stage.seed, at]), tokenizers=stage.tokenizers)
+            batch = collate(draw, placed)
+            send(replace(batch, draw=replace(draw, samples=())))
+    except BrokenPipeError:
+        pass  # the training is over
     except Exception as error:
-        for line in (pixels, batches):
-            line.put(pickle.dumps(f"{type(error).__name__}: {error}"))
-        return
-    step = first + (number - first) % workers
-    while True:
-        draw = corpus.draw(np.random.default_rng([stage.seed, step]), tokenizers=stage.tokenizers)
-        batch = collate(draw, placed)
-        batches.put(pickle.dumps(replace(batch, draw=replace(draw, samples=()))))
-        step += workers
+        send(f"{type(error).__name__}: {error}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, partial
 
 import numpy as np
 
@@ -75,19 +75,21 @@ class Corpus:
 
     def __init__(self, clips: Sequence[Clip], length: int, recipe: Recipe, glimpse: int = 0) -> None:
         self.length, self.recipe = length, recipe
+        # A clip is asked for its windows again and again.
+        self.starts, self.filmed, self.pairs = (cache(partial(each, length=length)) for each in (starts, filmed, pairs))
         scenes: dict[int, dict[int, list[Clip]]] = defaultdict(lambda: defaultdict(list))
         for clip in sorted(clips, key=lambda each: each.row):
-            if starts(clip, length):
+            if self.starts(clip):
                 scenes[clip.scene][clip.variant].append(clip)
         self.scenes = {scene: dict(variants) for scene, variants in sorted(scenes.items())}
         self.groups: dict[str, list[tuple[int, int]]] = {task: [] for task in TASKS}
         for scene, variants in self.scenes.items():
             for variant, views in variants.items():
-                if sum(bool(filmed(clip, length)) for clip in views) > 1:
+                if sum(bool(self.filmed(clip)) for clip in views) > 1:
                     self.groups["camera"].append((scene, variant))
                 if variant and any(self._in_both(clip) for clip in views):
                     self.groups["text"].append((scene, variant))
-                if any(pairs(clip, length) for clip in views):
+                if any(self.pairs(clip) for clip in views):
                     self.groups["continue"].append((scene, variant))
         shares = {"camera": recipe.camera, "text": recipe.text, "continue": recipe.onward}
         self.shares = {task: shares[task] if self.groups[task] else 0.0 for task in TASKS}
@@ -151,13 +153,13 @@ class Corpus:
         views = self.scenes[scene][variant]
         recipe, length = self.recipe, self.length
         if task == "camera":
-            able = [clip for clip in views if filmed(clip, length)]
+            able = [clip for clip in views if self.filmed(clip)]
             order = [able[int(each)] for each in random.permutation(len(able))]
             if random.random() < 0.5:  # the camera that people will give; else any may play the source
                 order.sort(key=lambda each: each.camera != 0)
             source = order[0]
-            start = int(random.choice(filmed(source, length)))
-            others = [each for each in order[1:] if start in filmed(each, length)]
+            start = int(random.choice(self.filmed(source)))
+            others = [each for each in order[1:] if start in self.filmed(each)]
             distinct = [Window(each, start) for each in others[: recipe.targets]] or [Window(source, start)]
             targets = [distinct[each % len(distinct)] for each in range(recipe.targets)]
             memories = self._memories(random, views, source, targets, start, count)
@@ -167,19 +169,19 @@ class Corpus:
             edited = [clip for clip in views if self._in_both(clip)]
             target = edited[int(random.integers(len(edited)))]
             both = self._in_both(target)
-            options = [at for at in pairs(target, length) if at in both] if preceding else []
+            options = [at for at in self.pairs(target) if at in both] if preceding else []
             start = int(random.choice(options or both))
             window = Window(target, start)
             first = [Window(target, start - length)] if preceding and options else []
             rest = self._memories(random, views, None, [window], start, count - len(first))
             before = origin = Window(pool[target.camera], start)
             if random.random() < recipe.turned:  # an instruction together with a camera of its own
-                others = [each for each in pool.values() if start in filmed(each, length)]
+                others = [each for each in pool.values() if start in self.filmed(each)]
                 origin = Window(others[int(random.integers(len(others)))], start)
             return Sample(origin, (window,) * recipe.targets, (*first, *rest), target.instruction, before)
-        possible = [clip for clip in views if pairs(clip, length)]
+        possible = [clip for clip in views if self.pairs(clip)]
         target = possible[int(random.integers(len(possible)))]
-        start = int(random.choice(pairs(target, length)))
+        start = int(random.choice(self.pairs(target)))
         window = Window(target, start)
         rest = self._memories(random, views, None, [window], start, count - 1)
         return Sample(window, (window,) * recipe.targets, (Window(target, start - length), *rest))
@@ -187,8 +189,8 @@ class Corpus:
     def _in_both(self, edited: Clip) -> list[int]:
         """Starts of filmed windows of an edited clip that the same camera has of the scene as it was, too."""
         plain = next((each for each in self.scenes[edited.scene].get(0, []) if each.camera == edited.camera), None)
-        known = filmed(plain, self.length) if plain else []
-        return [at for at in filmed(edited, self.length) if at in known]
+        known = self.filmed(plain) if plain else []
+        return [at for at in self.filmed(edited) if at in known]
 
     def _memories(
         self,
@@ -204,13 +206,13 @@ class Corpus:
         synchronous = [
             Window(each, start)
             for each in views
-            if id(each) not in shown and each is not source and start in starts(each, self.length)
+            if id(each) not in shown and each is not source and start in self.starts(each)
         ]
         others = [
             Window(each, at)
             for each in views
             if each is not source
-            for at in starts(each, self.length)
+            for at in self.starts(each)
             if (id(each) not in shown or abs(at - start) >= self.length) and at != start
         ]
         chosen: list[Window] = []
@@ -233,12 +235,11 @@ class Corpus:
         return [
             Window(each, at)
             for each in views
-            for at in starts(each, self.length)
+            for at in self.starts(each)
             if all(each is not target.clip or abs(at - target.start) >= self.length for target in targets)
         ]
 
 
-@lru_cache(1 << 16)
 def starts(clip: Clip, length: int) -> tuple[int, ...]:
     """Starts of windows of `length` frames within one shot, half a window apart so that they coincide across views, and
     every second one begins where another window ends."""

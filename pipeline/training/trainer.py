@@ -82,7 +82,7 @@ class Trainer:
             self._clear()
             raise DivergedError(
                 f"step {self.step}, {batch.draw.task} of scenes "
-                f"{[each.origin.clip.scene for each in batch.draw.samples]}: loss {value.item()}, gradient norm "
+                f"{list(batch.scenes)}: loss {value.item()}, gradient norm "
                 f"{norm.item()}; expected finite numbers: lower learning_rate, or "
                 "look at these scenes"
             )

@@ -16,9 +16,18 @@ from pipeline.memory_pipeline import MemoryV2VPipeline
 from pipeline.training.alone import main
 from tests import ROOT
 
-# Options come first: argparse does not take settings in two places.
 TINY = ["--scenes", "2", "--edits", "1", "--frames", "16", "--renderers", "1"]
-SHORT = ["model=mini-cpu", "height=16", "width=16", "batch=2", "targets=1", "memories=1", "onward=0"]
+# decay=0: rates that do not depend on the number of steps.
+SHORT = [
+    "model=mini-cpu",
+    "height=16",
+    "width=16",
+    "batch=2",
+    "targets=1",
+    "memories=1",
+    "onward=0",
+    "decay=0",
+]  # decay: rates do not depend on the number of steps
 
 
 @pytest.fixture
@@ -42,7 +51,9 @@ def trained(out: Path) -> int:
     return MemoryV2VPipeline.from_pretrained(out / "model").config.trained_steps
 
 
-def test_it_trains_validates_writes_a_model_and_goes_on_where_it_was(tmp_path: Path, here: Callable[..., None]) -> None:
+def test_it_trains_validates_writes_a_model_and_goes_on_where_it_was(
+    tmp_path: Path, here: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
     command = [sys.executable, "-m", "pipeline.training.alone", "--out", str(tmp_path), *TINY, *SHORT]
     made = subprocess.run(
         [*command, "steps=3", "validation_batches=1"], cwd=ROOT, capture_output=True, text=True, timeout=120,
@@ -53,22 +64,32 @@ def test_it_trains_validates_writes_a_model_and_goes_on_where_it_was(tmp_path: P
     assert [line["rendered"] for line in lines if "rendered" in line] == [2]
     assert [line["step"] for line in lines if "validation_loss" in line] == [3]
     assert trained(tmp_path) == 3 and (tmp_path / "checkpoint.pt").exists()
-    before = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-
     (tmp_path / "long.yaml").write_text("steps: 7\nvalidation_batches: 0\n")
     here("--out", str(tmp_path), *TINY, "--config", str(tmp_path / "long.yaml"), *SHORT, "steps=5")
     assert trained(tmp_path) == 5, "the command line wins over the file"
     assert logged(tmp_path)[: len(lines)] == lines
-    after = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert (before["step"], after["step"]) == (3, 5)
-    moved = [(after["parameters"][name] - each).abs().max() for name, each in before["parameters"].items()]
-    assert 0 < max(moved) < 0.1, "it went on from the weights that it had"
+    here("--out", str(tmp_path / "at once"), *TINY, *SHORT, "steps=5", "validation_batches=0")
+    stopped, whole = (
+        torch.load(each / "checkpoint.pt", weights_only=True)["parameters"] for each in (tmp_path, tmp_path / "at once")
+    )
+    assert all(torch.equal(stopped[name], each) for name, each in whole.items()), "as if it had never stopped"
+    here("--out", str(tmp_path), *TINY, *SHORT, "steps=5")
+    assert "nothing to do: 5 steps are taken already" in capsys.readouterr().err
 
 
-def test_a_setting_that_does_not_exist_is_refused_in_one_line(
-    tmp_path: Path, here: Callable[..., None], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("step=3", "unknown setting 'step=3', expected NAME=VALUE with one of ["),
+        ("steps", "unknown setting 'steps', expected NAME=VALUE"),
+        ("compile=no", "setting compile is no, expected a bool such as False"),
+        ("optimizer=sgd", "optimizer must be muon or adamw, got 'sgd'"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused_in_one_line(
+    setting: str, words: str, tmp_path: Path, here: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as refused:
-        here("--out", str(tmp_path / "out"), *TINY, *SHORT, "step=3")
-    assert refused.value.code == 2 and "unknown settings ['step'], expected some of" in capsys.readouterr().err
+        here("--out", str(tmp_path / "out"), *TINY, *SHORT, setting)
+    assert refused.value.code == 2 and words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.scenes import Filming, Scene, paired_edit, paths, random_scene, takes
+from pipeline.scenes import Filming, Scene, filmed, paired_edit, paths, random_scene, takes
 from pipeline.scenes.packed import CAMERA, LIGHT, MATERIAL, PLACE, STATIC, THINGS, Packed, pack
 from pipeline.scenes.scene import SHAPES, TEXTURES
 from pipeline.training.rendered import described
@@ -90,3 +90,13 @@ def test_for_a_gpu_a_scenes_takes_are_described_one_after_another_by_numbers_alo
     for number, take in enumerate(shots):
         centres = torch.tensor(take.trajectory.c2w[:, :, 3], dtype=torch.float32)
         assert torch.equal(tables.views[5 * number : 5 * number + 5, :3], centres)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernel needs a GPU")
+def test_the_kernel_shows_what_the_renderer_shows():
+    filming = Filming(48, 48, 8, 2, 3, 1, (12.0,), ("depth",), 2, "CC0-1.0")
+    for take in takes(0, filming):
+        plain, fast = filmed(take, filming), filmed(take, filming, "cuda")
+        assert (fast.objects.cpu() == plain.objects).float().mean() > 0.999
+        assert ((fast.colour.cpu().int() - plain.colour.int()).abs() > 3).float().mean() < 1e-3
+        assert torch.allclose(fast.depth.cpu(), plain.depth, rtol=1e-3)

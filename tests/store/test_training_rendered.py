@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from itertools import islice
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from jobs.pieces import write_pieces
 from pipeline.clip import REAL, Clip
 from pipeline.scenes import Filming, filmed, takes
 from pipeline.training.batch import Batch, collate
@@ -19,6 +21,8 @@ from pipeline.training.recipe import Recipe
 from pipeline.training.rendered import Pool, Stage, footage_clips, rendered_batches
 from pipeline.training.samples import Corpus, Window
 from pipeline.trajectory import default_intrinsics, preset
+from storage.clip_row import ClipRow, real_scene, split_of
+from storage.clips import ClipDataset
 
 MEAN, STD = 0.45, 0.27
 FILMING = Filming(
@@ -116,7 +120,7 @@ def test_a_training_that_goes_on_sees_what_it_would_have_seen() -> None:
 def test_real_clips_lie_beside_the_scenes_and_nobody_knows_their_depth(tmp_path: Path) -> None:
     video = write_footage(tmp_path)
     recipe = replace(RECIPE, text=0.0, real=1.0)
-    [batch] = batches(replace(STAGE, recipe=recipe, footage=str(tmp_path)), [4], 1, 0, 1)
+    [batch] = batches(replace(STAGE, recipe=recipe), [4], 1, 0, 1, footage=str(tmp_path))
     assert batch.depths is not None and batch.depths.isnan().all()
     grey = ((batch.clean * STD + MEAN) * 255).round().to(torch.uint8).permute(0, 2, 3, 4, 1).numpy()
     windows = [clip[at : at + 8].tobytes() for clip in video for at in range(9)]
@@ -135,6 +139,43 @@ def test_footage_is_read_as_it_was_written_and_another_size_is_refused(tmp_path:
         with pytest.raises(ValueError, match=r"piece.npz: video is uint8 \(2, 16, 16, 16, 3\), expected uint8"):
             footage_clips(str(tmp_path), other)
     assert footage_clips(None, FILMING)[0] == [] and len(footage_clips(None, FILMING)[1]) == 0
+
+
+def test_a_folder_without_footage_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has no .npz, expected pieces of footage"):
+        batches(STAGE, [4], 1, 0, 1, footage=str(tmp_path / "nowhere"))
+
+
+def test_more_renderers_than_scenes_are_as_many_as_there_are_scenes() -> None:
+    assert all(map(equal, batches(STAGE, [4], 5, 0, 2), by_hand([4], [0, 1])))
+
+
+def test_a_renderer_that_is_killed_ends_the_training_and_no_process_stays() -> None:
+    drawn = rendered_batches(STAGE, [4, 5], 2, 0, pool)
+    next(drawn)
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    workers[0].kill()
+    with pytest.raises(RuntimeError, match="a renderer died"):
+        for _ in range(20):
+            next(drawn)
+    assert not any(each.is_alive() for each in workers)
+
+
+def test_pieces_of_a_data_set_are_read_as_footage(tmp_path: Path) -> None:
+    path = preset("arc_left", 16, default_intrinsics(1.0))
+    video = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 16, 3), dtype=np.uint8)
+    rows = [
+        ClipRow(real_scene("0" * 64, 0), camera, 0, "real", "", 12.0, path, np.zeros(16, np.int32), "CC0-1.0", "a.mp4",
+                video[camera])
+        for camera in (1, 0)
+    ]  # fmt: skip
+    data = ClipDataset.create(str(tmp_path / "clips.lance"), {"generator": "1", "config": "{}"}, ())
+    data.append(rows)
+    assert write_pieces(data, tmp_path / "pieces") == int(split_of(rows[0].scene) == "train")
+    clips, colour, _ = footage_clips(str(tmp_path / "pieces"), FILMING)
+    assert np.array_equal(colour.numpy(), video) and [each.camera for each in clips] == [0, 1]
+    assert all(np.array_equal(each.trajectory.c2w, path.c2w) and each.rate == 12.0 for each in clips)
 
 
 def test_what_a_renderer_cannot_do_ends_the_training_with_its_words() -> None:
