@@ -27,7 +27,7 @@ def both_ways(rank: int, rendezvous: str, setups: list[TrainingSetup]) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     actors.log.EVERY = 1
-    for asked, wrap in zip(setups, (averaging, spread) * 2, strict=True):
+    for asked, wrap in zip(setups, (averaging, spread) * 3, strict=True):
         train(asked, rank, wrap, processes=2)
     shared = setups[1]
     train(replace(shared, recipe=replace(shared.recipe, steps=STEPS + 1)), rank, spread, processes=2)
@@ -36,8 +36,9 @@ def both_ways(rank: int, rendezvous: str, setups: list[TrainingSetup]) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tiny_scenes, tiny_model, tmp_path_factory):
-    """The setups of finished trainings, parameters held by every process and spread: of all parameters, and of a base
-    where the paper tunes it, whose text encoder has another precision."""
+    """The setups of finished trainings, parameters held by every process and spread: of all parameters, of a base
+    where the paper tunes it, whose text encoder has another precision, and of instructions, which processes drop each
+    by itself and guess at together."""
     folder = tmp_path_factory.mktemp("sharded")
     base = tiny_base(folder / "base")
     UMT5EncoderModel.from_pretrained(f"{base}/text_encoder").bfloat16().save_pretrained(f"{base}/text_encoder")
@@ -50,6 +51,11 @@ def trained(tiny_scenes, tiny_model, tmp_path_factory):
         setup(tiny_scenes, folder / name, base, recipe, frames=9, sharding="full", tune="paper")
         for name in ("held-base", "spread-base")
     ]
+    words = {"camera": 0.0, "onward": 0.0, "glimpses": 0.4, "guessed": 0.5, "text_dropout": 0.5}
+    setups += [
+        setup(tiny_scenes, folder / name, tiny_model, recipe | words, sharding="full")
+        for name in ("held-words", "spread-words")
+    ]
     torch.multiprocessing.spawn(both_ways, (str(folder / "rendezvous"), setups), nprocs=2)
     return setups
 
@@ -58,7 +64,7 @@ def state(asked: TrainingSetup, step: int = STEPS):
     return torch.load(Checkpoints(Path(asked.out) / CHECKPOINTS).path(step), weights_only=True)
 
 
-@pytest.mark.parametrize("pair", [slice(0, 2), slice(2, 4)], ids=["all", "paper"])
+@pytest.mark.parametrize("pair", [slice(0, 2), slice(2, 4), slice(4, 6)], ids=["all", "paper", "words"])
 def test_losses_gradients_and_weights_are_those_of_whole_parameters(trained, pair):
     trained = trained[pair]
     held, shared = ([line for line in logged(each.out) if line["step"] <= STEPS] for each in trained)
