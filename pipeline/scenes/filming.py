@@ -73,6 +73,13 @@ class Take:
     trajectory: Trajectory
     shots: np.ndarray
 
+    @property
+    def views(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """c2w (T, 3, 4), intrinsics (T, 4) and seconds (T,), float32, as `render` takes them of one scene."""
+        path = self.trajectory
+        c2w, intrinsics = (torch.tensor(each, dtype=torch.float32) for each in (path.c2w, path.intrinsics))
+        return c2w, intrinsics, torch.arange(len(path), dtype=torch.float32) / self.rate
+
 
 def takes(seed: int, filming: Filming) -> Iterator[Take]:
     """All takes of the scene `seed`, in order: as it was by every camera, then edit after edit."""
@@ -94,13 +101,5 @@ def takes(seed: int, filming: Filming) -> Iterator[Take]:
 
 def filmed(take: Take, filming: Filming, device: torch.device | str = "cpu") -> Views:
     """The pixels of a take, rendered on the device: its `Views` have one scene and T views."""
-    path = take.trajectory
-    return render(
-        [take.scene],
-        torch.tensor(path.c2w, dtype=torch.float32, device=device)[None],
-        torch.tensor(path.intrinsics, dtype=torch.float32, device=device)[None],
-        torch.arange(len(path), dtype=torch.float32, device=device)[None] / take.rate,
-        filming.height,
-        filming.width,
-        samples=filming.samples,
-    )
+    c2w, intrinsics, times = (each[None].to(device) for each in take.views)
+    return render([take.scene], c2w, intrinsics, times, filming.height, filming.width, samples=filming.samples)

@@ -26,7 +26,7 @@ import torch
 
 from pipeline.clip import Clip
 from pipeline.memory_pipeline import MemoryV2VPipeline
-from pipeline.mini import build_mini
+from pipeline.mini import SIZES, build_mini
 from pipeline.scenes import Filming
 
 from .network import Network, memory_kernels
@@ -37,6 +37,7 @@ from .trainer import Trainer
 from .validation import validate, validation_batches, validation_recipe
 
 EVERY = 25  # steps whose mean makes a line of the log
+MODELS, PRECISIONS = tuple(f"mini-{size}" for size in SIZES), ("float32", "bfloat16")
 HELD_OUT, HELD_OUT_SCENES = 1 << 30, 24  # seed of the first of the scenes that are for validation, and how many
 
 
@@ -80,6 +81,11 @@ def main() -> None:
         values |= said(given.overrides, "=")
         setup = Setup(**{key: value for key, value in values.items() if key in FIELDS[Setup]})
         recipe = Recipe(**{key: value for key, value in values.items() if key in FIELDS[Recipe]})
+        for name, value, known in (("model", setup.model, MODELS), ("precision", setup.precision, PRECISIONS)):
+            if value not in known:
+                raise ValueError(f"{name} is {value!r}, expected one of {known}")
+        if min(given.scenes, given.renderers) < 1:
+            raise ValueError(f"--scenes {given.scenes} --renderers {given.renderers}, expected at least 1 of each")
     except (ValueError, OSError) as error:
         parser.error(str(error))
     run(given, setup, recipe)

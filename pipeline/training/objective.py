@@ -89,7 +89,8 @@ def loss(
         below = torch.lerp(clean, guess, way.view(-1, 1, 1, 1, 1))
     noisy = corrupted(below, noise, sigma)
     prediction = network(batch, noisy, sigma, instructions)
-    wanted = clean if sample else (noisy - clean) / sigma.view(-1, 1, 1, 1, 1)
+    # From what lies under the noise to the noise, and the way from the truth to it made up for until sigma is 0.
+    wanted = clean if sample else noise - below + (below - clean) / sigma.view(-1, 1, 1, 1, 1)
     changed = batch.changed if changed_weight != 1 else None
     error = weighted_error(prediction.sample, wanted, changed, changed_weight)
     if prediction.own is not None:

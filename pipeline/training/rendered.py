@@ -34,7 +34,7 @@ Pixels = tuple[torch.Tensor, torch.Tensor]  # colour (N, T, H, W, 3) uint8 and d
 @dataclass(frozen=True)
 class Stage:
     """What a worker needs to know. length, glimpse: frames of windows and of short ones. tokenizers: how many distinct
-    ones memories may have. device: that renders. footage: folder of real clips, or None (see `footage_clips`)."""
+    ones memories may have. device: that renders."""
 
     filming: Filming
     recipe: Recipe
@@ -112,15 +112,7 @@ def scene_clips(seed: int, filming: Filming, row: int) -> tuple[list[Clip], list
 def described(shots: Sequence[Take], filming: Filming, device: str) -> Packed | Pixels:
     """All that a device needs to have the pixels: on a CPU these themselves, for a GPU what it makes them of."""
     if device == "cuda":
-        views = [
-            (
-                torch.tensor(each.trajectory.c2w, dtype=torch.float32),
-                torch.tensor(each.trajectory.intrinsics, dtype=torch.float32),
-                torch.arange(len(each.trajectory)) / each.rate,
-            )
-            for each in shots
-        ]
-        return Packed.of([pack(each.scene, *view) for each, view in zip(shots, views, strict=True)])
+        return Packed.of([pack(each.scene, *each.views) for each in shots])
     parts = [filmed(each, filming) for each in shots]
     return torch.cat([each.colour for each in parts]), torch.cat([each.depth for each in parts]).half()
 
@@ -135,8 +127,7 @@ def developed(description: Packed | Pixels, clips: int, filming: Filming) -> Pix
 
 def footage_clips(folder: str | None, filming: Filming) -> tuple[list[Clip], torch.Tensor, torch.Tensor]:
     """Real clips, rows from 0 on: a `.npz` for each piece, with video (cameras, T, H, W, 3) uint8, c2w (cameras, T, 3,
-    4), intrinsics (cameras, T, 4) and rate (). Raises ValueError for another size, and for
-    a folder without any."""
+    4), intrinsics (cameras, T, 4) and rate (). Raises ValueError for another size, and for a folder without any."""
     shape = (filming.frames, filming.height, filming.width)
     clips: list[Clip] = []
     videos = [torch.zeros(0, *shape, 3, dtype=torch.uint8)]

@@ -76,6 +76,9 @@ def test_it_trains_validates_writes_a_model_and_goes_on_where_it_was(
         ("step=3", "unknown setting 'step=3', expected NAME=VALUE with one of ["),
         ("steps", "unknown setting 'steps', expected NAME=VALUE"),
         ("compile=no", "setting compile is no, expected a bool such as False"),
+        ("model=mini", "model is 'mini', expected one of ('mini-cpu', 'mini-gpu')"),
+        ("precision=half", "precision is 'half', expected one of ('float32', 'bfloat16')"),
+        ("--renderers=0", "--scenes 2 --renderers 0, expected at least 1 of each"),
         ("optimizer=sgd", "optimizer must be muon or adamw, got 'sgd'"),
     ],
 )
