@@ -27,7 +27,7 @@ from torch import nn
 from .blocks import MemoryWanTransformerBlock
 from .cameras import over_token_frames, plucker, token_rays
 from .conditioning import CHOICES, ConditioningVideo, check, choice
-from .copying import Copying, Sight, sights
+from .copying import Copying, Leaders, Sight, leading, sights
 from .memory_cache import Keys, MemoryCache
 from .merging import Compressor, fraction
 from .passes import Merging, Pass
@@ -285,10 +285,14 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             text = cache.text(encoder_hidden_states, partial(self._text_keys, encoder_hidden_states))
             encoder_hidden_states = encoder_hidden_states[:, :0]
         seen: list[Sight | None] = []
+        leaders: Leaders = {}
         if self.copying is not None:
             videos = self._copied(source, memories, cache)
             look = partial(sights, target_video, videos)
             seen = look() if cache is None else cache.once("seen", look)
+            if not self.training:  # there every frame is taught what it makes up
+                lead = partial(leading, target_video)
+                leaders = lead() if cache is None else cache.once("leaders", lead)
         temb, modulation, embedded, image = self.condition_embedder(
             timestep, encoder_hidden_states, encoder_hidden_states_image
         )
@@ -316,7 +320,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         own = log_depths = None
         if self.copying is not None:
             own = output
-            output, log_depths = self.copying(states, own, hidden_states, timestep / 1000, seen)
+            output, log_depths = self.copying(states, own, hidden_states, timestep / 1000, seen, leaders)
         return MemoryTransformerOutput(sample=output, own=own, log_depths=log_depths) if return_dict else (output,)
 
     def encode_conditioning(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.conditioning import ConditioningVideo
-from pipeline.copying import CELL, Copying, _look, _project, halved, sights
+from pipeline.copying import CELL, Copying, _look, _project, agreed, halved, leading, sights
 from pipeline.memory_cache import MemoryCache
 from pipeline.memory_pipeline import MemoryV2VPipeline
 from pipeline.mini import TINY_TRANSFORMER, TRANSFORMER, build_tiny
@@ -150,9 +150,12 @@ def test_a_result_lies_between_its_candidates(sigma):
     layer.initialise()
     target = video(camera(0.1, 0.0, 0.0))
     known = [video(camera(0.0, 0.0, 0.0), seed=1), video(camera(0.3, 0.0, 0.0), seed=2)]
-    own = torch.randn(target.latent.shape).clamp(-1, 1)
-    bounded = [replace(each, latent=each.latent.clamp(-1, 1)) for each in known]
-    assert run(layer, target, bounded, sigma, own).abs().max() <= 1 + 1e-5
+    # of one colour each, since a bicubic lookup goes a little beyond what it looks up
+    own = torch.rand(1, 3, FRAMES, 1, 1).mul(2).sub(1).expand(target.latent.shape)
+    bounded = [replace(each, latent=torch.rand(1, 3, 1, 1, 1).mul(2).sub(1).expand_as(each.latent)) for each in known]
+    candidates = torch.stack([own, *(each.latent for each in bounded)])
+    result = run(layer, target, bounded, sigma, own)
+    assert (result <= candidates.amax(0) + 1e-5).all() and (result >= candidates.amin(0) - 1e-5).all()
 
 
 def test_of_another_time_the_nearest_frame_is_looked_at():
@@ -172,6 +175,70 @@ def test_targets_of_one_scene_share_its_videos():
         one = ConditioningVideo(*(each[row // 2, None] for each in vars(known).values() if torch.is_tensor(each)))
         alone = run(head(depth=3.0, choose=0), video(poses[row, None]), [one])
         assert torch.allclose(together[row], alone[0], atol=1e-6)
+
+
+# What a clip makes up.
+
+
+def pan(frames: int = 5, step: float = 0.06) -> ConditioningVideo:
+    return video(torch.cat([camera(0.0, 0.0, 0.0, yaw=step * at, frames=1) for at in range(frames)], dim=1))
+
+
+def settled(clip: ConditioningVideo, made: torch.Tensor, depth: float = 3.0) -> torch.Tensor:
+    depths = torch.full((made.shape[2], 1, SIZE // CELL, SIZE // CELL), depth)
+    return agreed(made, depths, leading(clip))
+
+
+def test_frames_that_see_the_same_take_the_look_of_the_last():
+    still = video(camera(0.0, 0.0, 0.0, frames=5))
+    made = torch.randn(still.latent.shape, generator=torch.Generator().manual_seed(0)).mul(0.1)
+    result = settled(still, made)
+    last = result[:, :, -1:, 1:-1, 1:-1]
+    assert (last - made[:, :, -1:, 1:-1, 1:-1]).square().mean() < 0.02 * made.square().mean()
+    assert (result[..., 1:-1, 1:-1] - last).square().mean() < 1e-4 * made.square().mean()
+
+
+def test_a_point_looks_the_same_wherever_a_turning_camera_shows_it():
+    clip, steps = pan(), torch.linspace(-1, 1, SIZE)
+    smooth = torch.stack([torch.cos((2 + at) * steps)[:, None] * torch.sin(3 * steps + at) for at in range(5)])
+    made = 0.5 * smooth.expand(1, 3, -1, -1, -1)
+
+    def apart(frames: torch.Tensor) -> torch.Tensor:
+        """Between the last frame and the third, where both show the same: along rays, known without any depth."""
+        [sight] = sights(replace(clip, latent=frames), [replace(clip, latent=frames)])
+        assert sight is not None
+        at = leading(replace(clip, latent=frames))[4]
+        where, inside = _project(at, torch.full((5, 1, SIZE // CELL, SIZE // CELL), 3.0))
+        shown = _look(at.frames[0], where)[2, :, 0] - frames[0, :, 2]
+        mask = inside[2, 0].repeat_interleave(CELL, 0).repeat_interleave(CELL, 1)
+        return shown[:, mask].square().mean()
+
+    assert apart(settled(clip, made)) < 0.01 * apart(made)
+
+
+def test_what_no_frame_that_leads_shows_and_what_is_another_thing_stay_as_they_are():
+    turned = [camera(0.0, 0.0, 0.0, yaw=yaw, frames=1) for yaw in (0.0, 0.0, 0.0, np.pi, 0.0)]
+    away = video(torch.cat(turned, dim=1))
+    made = torch.randn(away.latent.shape, generator=torch.Generator().manual_seed(0)).mul(0.1)
+    assert torch.allclose(settled(away, made)[:, :, 3], made[:, :, 3], atol=1e-6)
+    still = video(camera(0.0, 0.0, 0.0, frames=5))
+    made[:, :, 1] += 20  # something bright has come and gone
+    assert torch.allclose(settled(still, made)[:, :, 1], made[:, :, 1], atol=1e-4)
+
+
+@pytest.mark.parametrize(("frames", "lead"), [(1, [0]), (2, [1, 0]), (5, [4, 0, 2]), (16, [15, 0, 8])])
+def test_the_last_the_first_and_the_middle_frame_lead(frames, lead):
+    assert list(leading(video(camera(0.0, 0.0, 0.0, frames=frames)))) == lead
+
+
+@torch.no_grad()
+def test_frames_agree_where_the_model_is_used_and_are_taught_each_for_itself():
+    network = model()
+    used = network(**call()).sample
+    taught = network.train()(**call()).sample
+    assert not torch.allclose(used, taught, atol=1e-4)
+    network.eval()
+    assert torch.equal(network(**call()).own, network.train()(**call()).own), "and say the same"
 
 
 # In the model.
