@@ -18,7 +18,6 @@ import numpy as np
 import torch
 import transformers
 
-from actors.log import Log
 from actors.training_data import Encoded, WindowDepths, Windows, ahead
 from actors.training_latents import Kept, latents_folder
 from actors.training_model import save_model
@@ -26,6 +25,7 @@ from pipeline.clip import Clip
 from pipeline.codec import load_codec
 from pipeline.memory_pipeline import MemoryV2VPipeline
 from pipeline.training.batch import Batch, Encode, collate
+from pipeline.training.log import Log
 from pipeline.training.network import Network, memory_kernels
 from pipeline.training.recipe import Recipe
 from pipeline.training.samples import Corpus

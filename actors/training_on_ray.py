@@ -19,8 +19,8 @@ import ray.train.torch
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-from actors.log import follow
 from actors.training import LOG, TrainingSetup, train
+from pipeline.training.log import follow
 from pipeline.training.network import Network
 from pipeline.training.recipe import Recipe
 from pipeline.training.sharding import spread

@@ -17,7 +17,6 @@ import os
 import shutil
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from pipeline.memory_pipeline import MemoryV2VPipeline
 from pipeline.mini import SIZES, build_mini
 from pipeline.scenes import Filming
 
+from .log import Log
 from .network import Network, memory_kernels
 from .recipe import Recipe
 from .rendered import Pool, Stage, described, developed, placed, rendered_batches, scene_clips
@@ -36,7 +36,7 @@ from .samples import Corpus
 from .trainer import Trainer
 from .validation import validate, validation_batches, validation_recipe
 
-EVERY = 25  # steps whose mean makes a line of the log
+EVERY = 25  # steps after which it is reckoned how many there is time for
 MODELS, PRECISIONS = tuple(f"mini-{size}" for size in SIZES), ("float32", "bfloat16")
 HELD_OUT, HELD_OUT_SCENES = 1 << 30, 24  # seed of the first of the scenes that are for validation, and how many
 
@@ -136,13 +136,7 @@ def run(given: argparse.Namespace, setup: Setup, recipe: Recipe) -> None:
         if trainer.step >= recipe.steps and given.minutes == math.inf:
             print(f"nothing to do: {trainer.step} steps are taken already; for more of them set steps", file=sys.stderr)
             return
-    lines = journal.read_text().splitlines(keepends=True) if journal.exists() else []
-    journal.write_text("".join(line for line in lines if json.loads(line).get("step", 0) <= trainer.step))
-    log = journal.open("a")
-
-    def write(figures: dict[str, Any]) -> None:
-        line = {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in figures.items()}
-        print(json.dumps({"minutes": round((time.monotonic() - began) / 60, 2), **line}), file=log, flush=True)
+    log = Log(journal, trainer.step)
 
     def save() -> None:
         # The model first, and each of the two whole: a training that has its last checkpoint has its model.
@@ -168,34 +162,26 @@ def run(given: argparse.Namespace, setup: Setup, recipe: Recipe) -> None:
 
     def rendered(scenes: int) -> None:
         if scenes % 500 == 0 or scenes == given.scenes:
-            write({"rendered": scenes})
+            log.write({"step": trainer.step, "rendered": scenes})
 
     held_out = _validation(stage, pool, setup.validation_batches) if setup.validation_batches else []
     source = rendered_batches(stage, range(given.scenes), given.renderers, trainer.step, pool, given.footage, rendered)
     with contextlib.closing(source) as batches:
-        saved, targets, start, clock = time.monotonic(), 0, trainer.step, 0.0
-        sums: dict[str, float] = defaultdict(float)
-        counted = 0
+        saved, start, clock = time.monotonic(), trainer.step, 0.0
         for batch in batches:
-            clock = clock or time.monotonic()
-            for name, value in trainer.train_step(batch).items():
-                sums[name] += value
-            counted += 1
-            targets += len(batch.clean)
+            if not clock:
+                clock = time.monotonic()
+                log.paused(clock - log.began)
+            figures = trainer.train_step(batch)
             now = time.monotonic()
-            if trainer.step % EVERY == 0:
-                speed = (trainer.step - start) / (now - clock)
-                if given.minutes < math.inf:  # as many steps as there is time for, so that the rates fall to nothing
-                    left = 60 * given.minutes - (now - began)
-                    trainer.recipe = dataclasses.replace(recipe, steps=max(1, trainer.step + round(speed * left)))
-                means = {name: value / counted for name, value in sums.items()}
-                line = {"step": trainer.step, "steps": trainer.recipe.steps, **means, "targets": targets}
-                write({**line, "steps_per_s": speed})
-                sums.clear()
-                counted = 0
+            if given.minutes < math.inf and trainer.step % EVERY == 0:
+                # As many steps as there is time for, so that the rates fall to nothing.
+                speed, left = (trainer.step - start) / (now - clock), 60 * given.minutes - (now - began)
+                trainer.recipe = dataclasses.replace(recipe, steps=max(1, trainer.step + round(speed * left)))
+            log.step(trainer.step, len(batch.clean), figures)
             last = trainer.step >= trainer.recipe.steps or now - began > 60 * given.minutes
             if held_out and (trainer.step % setup.validate_every == 0 or last):
-                write({"step": trainer.step, **validate(trainer, held_out, vae.std)})
+                log.write({"step": trainer.step, **validate(trainer, held_out, vae.std)})
             if last or now - saved > 60 * setup.checkpoint_minutes:
                 save()
                 saved = time.monotonic()

@@ -114,7 +114,7 @@ def test_kept_latents_train_the_same_and_are_made_once(fine, monkeypatch):
 
 @pytest.mark.parametrize("changed", [{"gradient_checkpointing": True}, {"precision": "bfloat16"}])
 def test_less_memory_gives_nearly_the_same_losses(fine, tiny_scenes, tiny_model, tmp_path, changed, monkeypatch):
-    monkeypatch.setattr("actors.log.EVERY", 1)
+    monkeypatch.setattr("pipeline.training.log.EVERY", 1)
     plain, spare = (setup(tiny_scenes, tmp_path / name, tiny_model, {"steps": 2}) for name in ("plain", "spare"))
     spare = replace(spare, **changed)
     for each in (plain, spare):

@@ -85,7 +85,7 @@ def test_a_training_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(short,
 
 
 def test_the_log_drops_what_is_taken_again(short, monkeypatch):
-    monkeypatch.setattr("actors.log.EVERY", 2)
+    monkeypatch.setattr("pipeline.training.log.EVERY", 2)
     asked = short(checkpoint_minutes=1e-9)
     with monkeypatch.context() as patch:
         save = Checkpoints.save

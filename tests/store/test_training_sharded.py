@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 from transformers import UMT5EncoderModel
 
-import actors.log
+import pipeline.training.log
 from actors.training import CHECKPOINTS, MODEL, TrainingSetup, train
 from actors.training_on_ray import averaging
 from pipeline.memory_pipeline import MemoryV2VPipeline
@@ -26,7 +26,7 @@ STEPS = 3
 def both_ways(rank: int, rendezvous: str, setups: list[TrainingSetup]) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
-    actors.log.EVERY = 1
+    pipeline.training.log.EVERY = 1
     for asked, wrap in zip(setups, (averaging, spread) * 3, strict=True):
         train(asked, rank, wrap, processes=2)
     shared = setups[1]
