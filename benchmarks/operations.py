@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.copying import CELL
+from pipeline.copying import CELL, LEADING
 from pipeline.merging import fraction, merged_frames
 from pipeline.tokenizers import Group
 
@@ -160,12 +160,13 @@ class Operations:
         return 2 * target * self.dim * said * math.prod(config.patch_size) // CELL**2
 
     def _sights(self, memories: int) -> int:
-        """The target's rays, and how they run through the videos that it copies from."""
+        """The target's rays, and how they run through the videos that it copies from, and through its own that lead."""
         if not self.config.copied_videos:
             return 0
         frames, rows, columns = self.latent
         rays = frames * (rows // CELL) * (columns // CELL)
-        return 24 * rays + min(1 + memories, self.config.copied_videos) * 18 * (rays + frames)
+        leaders = len({round(share * (frames - 1)) for share in LEADING})
+        return 2 * 24 * rays + (min(1 + memories, self.config.copied_videos) + leaders) * 18 * (rays + frames)
 
     def _timestep(self) -> int:
         """The modulation of one timestep."""

@@ -6,7 +6,7 @@ memories show them. The network says how likely each candidate is, the noisy tar
 result is their mean. What is remembered comes back as it was, for the price of a lookup.
 
 And what a clip invents it invents once: a point that several of its frames make up, each for itself, takes the look of
-one of them (`agreed`). Without this no later turn could agree with all frames of an earlier one.
+one of them (`settled`). Without this no later turn could agree with all frames of an earlier one.
 
 Letters in shapes: B batch, C channels, T latent frames, H W latent height and width, h w cells, V videos, P points of
 a ray, N tokens of the target, D width of the model. For models that predict the clean sample and know rays.
@@ -32,32 +32,45 @@ NEAREST, FARTHEST = 0.1, 100.0
 # Whose look is taken, as shares of the clip's length. The last frame first: it is the farthest from what the source
 # shows as often as any, and the next segment goes on from it.
 LEADING = (1.0, 0.0, 0.5)
-FADING = 0.1  # what each counts of the one before it; frames that do not lead count a tenth of the last
 ALIKE = 1.0  # units of the latent: what differs by far more is not the same thing, but something that has moved
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
-    """How the target's rays run through one video's cameras.
+class Paths:
+    """How the target's rays run through another video's cameras, one for every frame of the target.
 
-    frames (B, T, C, H, W): of the video, for every frame of the target the nearest in time. origin (B, T, 3) and rays
-    (B, T, h, w, 3), in the video's camera at that frame: depth z of the target's pixel is the point origin + z ray.
-    intrinsics (B, T, 4).
+    origin (B, T, 3) and rays (B, T, h, w, 3), in that camera: depth z of the target's pixel is the point origin + z
+    ray. intrinsics (B, T, 4).
     """
 
-    frames: torch.Tensor
     origin: torch.Tensor
     rays: torch.Tensor
     intrinsics: torch.Tensor
 
 
-Leaders = dict[int, Sight]
+@dataclass(frozen=True, eq=False)
+class Sight(Paths):
+    """And what there is to see. frames (B, T, C, H, W): of the video, for every frame of the target the nearest in
+    time."""
+
+    frames: torch.Tensor
+
+
+Leaders = dict[int, Paths]
 
 
 def sights(target: ConditioningVideo, videos: Sequence[ConditioningVideo | None]) -> list[Sight | None]:
     """One for each video; None where there is none. A video may have fewer rows than the target, as `forward` says."""
     with torch.autocast(target.latent.device.type, enabled=False):  # positions are never rounded
         return _sights(target, videos)
+
+
+def leading(target: ConditioningVideo) -> Leaders:
+    """How the target's rays run through its own cameras at the frames LEADING: {frame: for all frames of the target}"""
+    with torch.autocast(target.latent.device.type, enabled=False):
+        origins, rays = _rays(target)
+        frames = dict.fromkeys(round(share * (rays.shape[1] - 1)) for share in LEADING)
+        return {at: _paths(origins, rays, target, torch.full(rays.shape[:2], at, device=rays.device)) for at in frames}
 
 
 def _sights(target: ConditioningVideo, videos: Sequence[ConditioningVideo | None]) -> list[Sight | None]:
@@ -68,18 +81,13 @@ def _sights(target: ConditioningVideo, videos: Sequence[ConditioningVideo | None
             found.append(None)
             continue
         assert target.times is not None and video.times is not None
-        own = video.times.repeat_interleave(len(target.times) // len(video.times), dim=0)
-        nearest = (target.times[:, :, None] - own[:, None]).abs().argmin(-1)  # (B, T)
-        found.append(_sight(origins, rays, video, nearest))
+        shared = len(rays) // len(video.latent)
+        times, latent = (each.repeat_interleave(shared, dim=0) for each in (video.times, video.latent))
+        nearest = (target.times[:, :, None] - times[:, None]).abs().argmin(-1)  # (B, T)
+        paths = _paths(origins, rays, video, nearest)
+        row = torch.arange(len(rays), device=rays.device)[:, None]
+        found.append(Sight(**vars(paths), frames=latent.movedim(2, 1)[row, nearest]))
     return found
-
-
-def leading(target: ConditioningVideo) -> Leaders:
-    """How the target's rays run through its own cameras at the frames LEADING: {frame: for all frames of the target}"""
-    with torch.autocast(target.latent.device.type, enabled=False):
-        origins, rays = _rays(target)
-        frames = dict.fromkeys(round(share * (rays.shape[1] - 1)) for share in LEADING)
-        return {at: _sight(origins, rays, target, torch.full(rays.shape[:2], at, device=rays.device)) for at in frames}
 
 
 def _rays(target: ConditioningVideo) -> tuple[torch.Tensor, torch.Tensor]:
@@ -92,14 +100,13 @@ def _rays(target: ConditioningVideo) -> tuple[torch.Tensor, torch.Tensor]:
     return origins, rays / torch.einsum("bthwi,bti->bthw", rays, target.poses.float()[..., 2])[..., None]
 
 
-def _sight(origins: torch.Tensor, rays: torch.Tensor, video: ConditioningVideo, frames: torch.Tensor) -> Sight:
+def _paths(origins: torch.Tensor, rays: torch.Tensor, video: ConditioningVideo, frames: torch.Tensor) -> Paths:
     """Of `_rays` through the frames (B, T) of a video."""
     assert video.poses is not None and video.intrinsics is not None
     row = torch.arange(len(rays), device=rays.device)[:, None] // (len(rays) // len(video.latent))
     poses = video.poses[row, frames].float()
     into = poses[..., :3].transpose(-1, -2)
-    return Sight(
-        video.latent.movedim(2, 1)[row, frames],
+    return Paths(
         torch.einsum("btij,btj->bti", into, origins - poses[..., 3]),
         torch.einsum("btij,bthwj->bthwi", into, rays),
         video.intrinsics[row, frames].float(),
@@ -151,7 +158,7 @@ class Copying(nn.Module):
             depths = log_depths.exp().clamp(NEAREST, FARTHEST)
             made = own.float()
             if leaders:
-                made = agreed(made, log_depths.mean(dim=1, keepdim=True).exp().clamp(NEAREST, FARTHEST), leaders)
+                made = settled(made, log_depths.mean(dim=1, keepdim=True).exp().clamp(NEAREST, FARTHEST), leaders)
             scores, candidates = [logits[:, -1:]], [_framewise(made)[:, :, None]]
             shown = [torch.ones_like(logits[:, -1:], dtype=torch.bool)]
             for video, sight in zip(logits[:, :-1].split(self.points, dim=1), seen, strict=False):
@@ -183,18 +190,20 @@ class Copying(nn.Module):
         return -weight * error / (2 * (level**2 + ((1 - level) * spread) ** 2))
 
 
-def agreed(made: torch.Tensor, depths: torch.Tensor, leaders: Leaders) -> torch.Tensor:
+def settled(made: torch.Tensor, depths: torch.Tensor, leaders: Leaders) -> torch.Tensor:
     """What the frames of a clip make up each for itself, (B, C, T, H, W), after those that lead: where one of them
-    shows a pixel's point, at depths (BT, 1, h, w), the pixel takes its look from there unless that is another thing."""
+    shows a pixel's point, at depths (BT, 1, h, w), the pixel takes its look, as far as the two are alike already."""
     frames, alone = made.shape[2], _framewise(made)
-    total, weight = FADING ** len(leaders) * alone, torch.full_like(alone[:, :1], FADING ** len(leaders))
-    for rank, (frame, sight) in enumerate(leaders.items()):
-        where, inside = _project(sight, depths)
+    look, left = torch.zeros_like(alone), torch.ones_like(alone[:, :1])
+    for frame, paths in leaders.items():
+        where, inside = _project(paths, depths)
         shown = _look(made[:, :, frame].repeat_interleave(frames, dim=0), where)[:, :, 0]
         unlike = (shown - alone).square().mean(dim=1, keepdim=True) / (2 * ALIKE**2)
-        share = FADING**rank * _finer(inside.float()) * (-unlike).exp()
-        total, weight = total + share * shown, weight + share
-    return (total / weight).unflatten(0, (len(made), frames)).transpose(1, 2)
+        share = (-unlike).exp() * _finer(inside.float())
+        itself = (torch.arange(len(alone), device=made.device) % frames == frame)[:, None, None, None]
+        shown, share = torch.where(itself, alone, shown), torch.where(itself, 1.0, share)
+        look, left = look + left * share * shown, left * (1 - share)
+    return (look + left * alone).unflatten(0, (len(made), frames)).transpose(1, 2)
 
 
 def _framewise(video: torch.Tensor) -> torch.Tensor:
@@ -202,13 +211,13 @@ def _framewise(video: torch.Tensor) -> torch.Tensor:
     return video.transpose(1, 2).flatten(0, 1)
 
 
-def _project(sight: Sight, depths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _project(paths: Paths, depths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Where points at depths (BT, P, h, w) lie in the video's frames, (BT, 2, P, h, w) with -1..1 from edge to edge,
     and whether they show them, (BT, P, h, w) bool."""
-    rays = sight.rays.flatten(0, 1).movedim(-1, 1)[:, :, None]
-    origin = sight.origin.flatten(0, 1)[:, :, None, None, None]
+    rays = paths.rays.flatten(0, 1).movedim(-1, 1)[:, :, None]
+    origin = paths.origin.flatten(0, 1)[:, :, None, None, None]
     x, y, z = (origin + depths[:, None] * rays).unbind(dim=1)
-    fx, fy, cx, cy = sight.intrinsics.flatten(0, 1)[:, :, None, None, None].unbind(dim=1)
+    fx, fy, cx, cy = paths.intrinsics.flatten(0, 1)[:, :, None, None, None].unbind(dim=1)
     ahead = z > NEAREST / 2
     z = z.clamp(min=NEAREST / 2)
     where = 2 * torch.stack([fx * x / z + cx, fy * y / z + cy], dim=1) - 1

@@ -71,7 +71,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             them, or nothing. A call may say otherwise, but only a model configured to merge has a compressor. Memories
             that the target copies from (`copied_videos`) are left whole.
         copied_videos: how many conditioning videos, the source and then the first memories, the target may copy pixels
-            from (see `copying`); 0 for a model without this. copied_points: depths of a ray at which it looks.
+            from (see `copying`); 0 for a model without this. copied_points: depths of a ray at which it looks. Outside
+            of training, what the frames of such a model's target make up agrees along rays.
     New parameters: `tokenizers.<t>x<h>x<w>` (one per distinct kernel); `role_embedding` and `camera_embedding`, zero at
     first so that a base model is unchanged by them, or the blocks' `cam_encoder` and `projector`; `compressor`;
     `copying`.

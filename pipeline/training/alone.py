@@ -36,7 +36,7 @@ from .samples import Corpus
 from .trainer import Trainer
 from .validation import validate, validation_batches, validation_recipe
 
-EVERY = 25  # steps after which it is reckoned how many there is time for
+REPLANNED = 25  # steps after which it is reckoned how many there is time for
 MODELS, PRECISIONS = tuple(f"mini-{size}" for size in SIZES), ("float32", "bfloat16")
 HELD_OUT, HELD_OUT_SCENES = 1 << 30, 24  # seed of the first of the scenes that are for validation, and how many
 
@@ -174,11 +174,12 @@ def run(given: argparse.Namespace, setup: Setup, recipe: Recipe) -> None:
                 log.paused(clock - log.began)
             figures = trainer.train_step(batch)
             now = time.monotonic()
-            if given.minutes < math.inf and trainer.step % EVERY == 0:
+            log.step(trainer.step, len(batch.clean), figures)
+            if given.minutes < math.inf and trainer.step % REPLANNED == 0:
                 # As many steps as there is time for, so that the rates fall to nothing.
                 speed, left = (trainer.step - start) / (now - clock), 60 * given.minutes - (now - began)
                 trainer.recipe = dataclasses.replace(recipe, steps=max(1, trainer.step + round(speed * left)))
-            log.step(trainer.step, len(batch.clean), figures)
+                log.write({"step": trainer.step, "steps": trainer.recipe.steps, "minutes": (now - began) / 60})
             last = trainer.step >= trainer.recipe.steps or now - began > 60 * given.minutes
             if held_out and (trainer.step % setup.validate_every == 0 or last):
                 log.write({"step": trainer.step, **validate(trainer, held_out, vae.std)})
@@ -187,6 +188,7 @@ def run(given: argparse.Namespace, setup: Setup, recipe: Recipe) -> None:
                 saved = time.monotonic()
             if last:
                 break
+            log.paused(time.monotonic() - now)
 
 
 def _validation(stage: Stage, pool: Any, count: int) -> list[Any]:

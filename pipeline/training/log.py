@@ -25,7 +25,7 @@ class Log:
             path.unlink()
         if path.exists():
             lines = path.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line).get("step", 0) <= step]
             path.write_text("".join(kept))
 
     def step(self, step: int, targets: int, figures: dict[str, float]) -> None:

@@ -110,7 +110,7 @@ def _guess(
     instructions: tuple[str, ...],
     sample: bool,
 ) -> torch.Tensor:
-    """What the model makes of noise alone: where its sampling begins."""
+    """What the model makes of noise alone: where its sampling begins (before frames agree, see `copying.settled`)."""
     said = network(batch, noise, torch.ones(len(noise), device=noise.device), instructions).sample
     return said if sample else noise - said
 

@@ -52,6 +52,7 @@ def test_it_trains_validates_writes_a_model_and_goes_on_where_it_was(
     tmp_path: Path, here: Callable[..., None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(alone, "HELD_OUT_SCENES", 2)
+    monkeypatch.setattr("pipeline.training.log.EVERY", 1)
     here("--out", str(tmp_path), *TINY, *SHORT, "steps=3", "validation_batches=1")
     lines = logged(tmp_path)
     assert [line["rendered"] for line in lines if "rendered" in line] == [2]
@@ -61,6 +62,9 @@ def test_it_trains_validates_writes_a_model_and_goes_on_where_it_was(
     here("--out", str(tmp_path), *TINY, "--config", str(tmp_path / "long.yaml"), *SHORT, "steps=5")
     assert trained(tmp_path) == 5, "the command line wins over the file"
     assert logged(tmp_path)[: len(lines)] == lines
+    steps = [line for line in logged(tmp_path) if "loss" in line]
+    assert [line["step"] for line in steps] == [1, 2, 3, 4, 5]
+    assert all(line["gradient"] > 0 and line["rate"] > 0 and line["targets_per_s"] > 0 for line in steps)
     here("--out", str(tmp_path / "at once"), *TINY, *SHORT, "steps=5", "validation_batches=0")
     stopped, whole = (
         torch.load(each / "checkpoint.pt", weights_only=True)["parameters"] for each in (tmp_path, tmp_path / "at once")
