@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.copying import CELL, LEADING
+from pipeline.agreement import LEADING
+from pipeline.lookup import CELL
 from pipeline.merging import fraction, merged_frames
 from pipeline.tokenizers import Group
 

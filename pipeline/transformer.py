@@ -24,10 +24,11 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.utils import apply_lora_scale
 from torch import nn
 
+from .agreement import Leaders, leading
 from .blocks import MemoryWanTransformerBlock
 from .cameras import over_token_frames, plucker, token_rays
 from .conditioning import CHOICES, ConditioningVideo, check, choice
-from .copying import Copying, Leaders, Sight, leading, sights
+from .copying import Copying, Sight, sights
 from .memory_cache import Keys, MemoryCache
 from .merging import Compressor, fraction
 from .passes import Merging, Pass
@@ -72,7 +73,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             that the target copies from (`copied_videos`) are left whole.
         copied_videos: how many conditioning videos, the source and then the first memories, the target may copy pixels
             from (see `copying`); 0 for a model without this. copied_points: depths of a ray at which it looks. Outside
-            of training, what the frames of such a model's target make up agrees along rays.
+            of training, what the frames of such a model's target make up agrees along rays (see `agreement`).
     New parameters: `tokenizers.<t>x<h>x<w>` (one per distinct kernel); `role_embedding` and `camera_embedding`, zero at
     first so that a base model is unchanged by them, or the blocks' `cam_encoder` and `projector`; `compressor`;
     `copying`.

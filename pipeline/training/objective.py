@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from pipeline.copying import FARTHEST, NEAREST
+from pipeline.lookup import FARTHEST, NEAREST
 
 from .batch import Batch
 from .network import Prediction
@@ -110,7 +110,7 @@ def _guess(
     instructions: tuple[str, ...],
     sample: bool,
 ) -> torch.Tensor:
-    """What the model makes of noise alone: where its sampling begins (before frames agree, see `copying.settled`)."""
+    """What the model makes of noise alone: where its sampling begins (before its frames agree: see `agreement`)."""
     said = network(batch, noise, torch.ones(len(noise), device=noise.device), instructions).sample
     return said if sample else noise - said
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from pipeline.conditioning import ConditioningVideo
-from pipeline.copying import CELL, Copying, _look, _project, halved, leading, settled, sights
+from pipeline.copying import Copying, sights
+from pipeline.lookup import CELL, halved, look, project
 from pipeline.memory_cache import MemoryCache
 from pipeline.memory_pipeline import MemoryV2VPipeline
 from pipeline.mini import TINY_TRANSFORMER, TRANSFORMER, build_tiny
@@ -17,47 +18,7 @@ from pipeline.scenes import random_scene, render
 from pipeline.scenes.correspondence import correspondence
 from pipeline.training.objective import depth_error
 from pipeline.transformer import MemoryWanTransformer3DModel
-
-SIZE, FRAMES, DIM = 32, 4, 8
-LENS = torch.tensor([0.9, 0.9, 0.5, 0.5])
-
-
-def camera(*position: float, yaw: float = 0.0, frames: int = FRAMES, rows: int = 1) -> torch.Tensor:
-    """(rows, frames, 3, 4): a camera that stands there, turned to the right by `yaw`."""
-    cos, sin = np.cos(yaw), np.sin(yaw)
-    pose = torch.tensor([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]], dtype=torch.float32)
-    return torch.cat([pose, torch.tensor(position)[:, None]], dim=1).expand(rows, frames, 3, 4)
-
-
-def video(poses: torch.Tensor, latent: torch.Tensor | None = None, start: float = 0.0, seed: int = 0):
-    rows, frames = poses.shape[:2]
-    if latent is None:
-        latent = torch.randn(rows, 3, frames, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
-    times = start + torch.arange(frames).expand(rows, -1) / 12
-    return ConditioningVideo(latent, poses, LENS.expand(rows, frames, 4), times)
-
-
-def head(videos: int = 1, points: int = 1, depth: float | None = None, choose: int = -1) -> Copying:
-    """A head that says the same of every cell: every point at `depth`, candidate number `choose` (-1: the own)."""
-    made = Copying(DIM, (4, 8, 8), videos, points)
-    made.initialise()
-    with torch.no_grad():
-        made.proj.weight.zero_()
-        said = made.proj.bias.view(-1, videos * points + 1 + points)
-        said[:, : videos * points + 1] = -20.0
-        said[:, choose if choose >= 0 else videos * points] = 20.0
-        if depth is not None:
-            said[:, -points:] = np.log(depth)
-    return made
-
-
-def run(layer: Copying, target: ConditioningVideo, videos, sigma=1.0, own: torch.Tensor | None = None, lead=False):
-    rows = len(target.latent)
-    states = torch.zeros(rows, (SIZE // 8) ** 2, DIM)
-    own = torch.zeros_like(target.latent) if own is None else own
-    with torch.no_grad():
-        leaders = leading(target) if lead else None
-        return layer(states, own, target.latent, torch.full((rows,), sigma), sights(target, videos), leaders)[0]
+from tests.rays import DIM, FRAMES, LENS, SIZE, camera, head, run, video
 
 
 def test_from_the_same_camera_a_video_comes_back_whole_whatever_the_depth():
@@ -79,7 +40,7 @@ def test_points_lie_where_the_exact_correspondence_of_a_scene_says():
                      torch.zeros(1, 1)) for each in poses[0])  # fmt: skip
     [sight] = sights(second, [first])
     assert sight is not None
-    places, inside = _project(sight, cells[0, 1].nan_to_num(posinf=50.0)[None, None])
+    places, inside = project(sight, cells[0, 1].nan_to_num(posinf=50.0)[None, None])
     found = (places[0, :, 0].movedim(0, -1) + 1) / 2 * SIZE - 0.5
     known = inside[0, 0] & torch.isfinite(cells[0, 1])
     assert known.float().mean() > 0.3
@@ -98,7 +59,7 @@ def test_with_the_right_depth_another_view_of_a_scene_is_what_the_target_shows()
     [sight] = sights(second, [first])
     assert sight is not None
     depth = seen.depth[0, 1, ::CELL, ::CELL].clamp(max=50.0)
-    copied = _look(sight.frames[0], _project(sight, depth[None, None])[0])[0, :, 0]
+    copied = look(sight.frames[0], project(sight, depth[None, None])[0])[0, :, 0]
     truth, still = pictures[1], pictures[0]
     assert (copied - truth).square().mean() < 0.3 * (still - truth).square().mean()
 
@@ -176,95 +137,6 @@ def test_targets_of_one_scene_share_its_videos():
         one = ConditioningVideo(*(each[row // 2, None] for each in vars(known).values() if torch.is_tensor(each)))
         alone = run(head(depth=3.0, choose=0), video(poses[row, None]), [one])
         assert torch.allclose(together[row], alone[0], atol=1e-6)
-
-
-# What a clip makes up.
-
-
-def pan(frames: int = 5, step: float = 0.06) -> ConditioningVideo:
-    return video(torch.cat([camera(0.0, 0.0, 0.0, yaw=step * at, frames=1) for at in range(frames)], dim=1))
-
-
-def agreed(clip: ConditioningVideo, made: torch.Tensor, depth: float = 3.0) -> torch.Tensor:
-    depths = torch.full((made.shape[2], 1, SIZE // CELL, SIZE // CELL), depth)
-    return settled(made, depths, leading(clip))
-
-
-def test_frames_that_see_the_same_take_the_look_of_the_last():
-    still = video(camera(0.0, 0.0, 0.0, frames=5))
-    made = torch.randn(still.latent.shape, generator=torch.Generator().manual_seed(0)).mul(0.1)
-    result = agreed(still, made)
-    last = result[:, :, -1:, 1:-1, 1:-1]
-    assert (last - made[:, :, -1:, 1:-1, 1:-1]).square().mean() < 0.02 * made.square().mean()
-    assert (result[..., 1:-1, 1:-1] - last).square().mean() < 1e-3 * made.square().mean()
-
-
-def test_a_point_looks_the_same_wherever_a_turning_camera_shows_it():
-    clip, steps = pan(), torch.linspace(-1, 1, SIZE)
-    smooth = torch.stack([torch.cos((2 + at) * steps)[:, None] * torch.sin(3 * steps + at) for at in range(5)])
-    made = 0.5 * smooth.expand(1, 3, -1, -1, -1)
-
-    def apart(frames: torch.Tensor, at: int = 3) -> torch.Tensor:
-        """Between a frame and the last, where both show the same: which is known without any depth."""
-        where, inside = _project(leading(clip)[4], torch.full((5, 1, SIZE // CELL, SIZE // CELL), 3.0))
-        shown = _look(frames[0, :, 4].expand(5, -1, -1, -1), where)[at, :, 0]
-        mask = inside[at, 0].repeat_interleave(CELL, 0).repeat_interleave(CELL, 1)
-        return (shown - frames[0, :, at])[:, mask].square().mean()
-
-    assert apart(agreed(clip, made)) < 0.05 * apart(made)
-
-
-def test_what_no_frame_that_leads_shows_stays_as_it_is():
-    turned = [camera(0.0, 0.0, 0.0, yaw=yaw, frames=1) for yaw in (0.0, 0.0, 0.0, np.pi, 0.0)]
-    away = video(torch.cat(turned, dim=1))
-    made = torch.randn(away.latent.shape, generator=torch.Generator().manual_seed(0)).mul(0.1)
-    assert torch.allclose(agreed(away, made)[:, :, 3], made[:, :, 3], atol=1e-6)
-
-
-def test_a_thing_that_moves_goes_on_moving():
-    still = video(camera(0.0, 0.0, 0.0, frames=5))
-    made = torch.full(still.latent.shape, -1.5)
-    for at in range(5):
-        made[:, :, at, 8:14, 5 * at : 5 * at + 5] = 1.5
-    result = agreed(still, made)
-    assert (result - made).square().mean() < 0.02 * (made[:, :, 4:] - made).square().mean()
-
-
-def test_a_frame_that_leads_is_its_own_to_the_border_and_so_is_a_clip_of_one():
-    for frames, lead in ((1, 0), (5, 4)):
-        clip = video(torch.cat([camera(0.1 * at, 0.0, 0.0, frames=1) for at in range(frames)], dim=1))
-        last = torch.randn(1, 3, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-        made = torch.cat([torch.full((1, 3, frames - 1, SIZE, SIZE), 50.0), last], dim=2)
-        assert torch.allclose(agreed(clip, made)[:, :, lead], made[:, :, lead], atol=1e-6)
-
-
-def test_frames_agree_row_by_row_and_where_the_layer_says_that_the_points_are():
-    """A plane 3 m away that a moving camera films: at that depth its frames agree already, at another they do not."""
-    steps = torch.linspace(-1, 1, SIZE)
-    poses = torch.cat([camera(0.15 * at, 0.0, 0.0, frames=1) for at in range(FRAMES)], dim=1)
-    shifts = torch.stack([steps + 0.15 * at / 3.0 * 0.9 * 2 for at in range(FRAMES)])  # focal length .9 of the width
-    plane = (0.5 * torch.sin(4 * shifts)).view(1, 1, FRAMES, 1, SIZE).expand(1, 3, -1, SIZE, -1)
-    clip = replace(video(poses.expand(2, -1, -1, -1)), latent=torch.cat([plane, 0.5 * plane]))
-    right, wrong = (run(head(depth=depth), clip, [], own=clip.latent, lead=True) for depth in (3.0, 1.2))
-    inner = (..., slice(2, -2), slice(2, -2))
-    assert (right - clip.latent)[inner].square().mean() < 0.05 * (wrong - clip.latent)[inner].square().mean()
-    alone = replace(clip, **{name: each[1:] for name, each in vars(clip).items() if torch.is_tensor(each)})
-    assert torch.allclose(run(head(depth=1.2), alone, [], own=alone.latent, lead=True)[0], wrong[1], atol=1e-6)
-
-
-@pytest.mark.parametrize(("frames", "lead"), [(1, [0]), (2, [1, 0]), (5, [4, 0, 2]), (16, [15, 0, 8])])
-def test_the_last_the_first_and_the_middle_frame_lead(frames, lead):
-    assert list(leading(video(camera(0.0, 0.0, 0.0, frames=frames)))) == lead
-
-
-@torch.no_grad()
-def test_frames_agree_where_the_model_is_used_and_are_taught_each_for_itself():
-    network = model()
-    used = network(**call()).sample
-    taught = network.train()(**call()).sample
-    assert not torch.allclose(used, taught, atol=1e-4)
-    network.eval()
-    assert torch.equal(network(**call()).own, network.train()(**call()).own), "and say the same"
 
 
 # In the model.
@@ -350,6 +222,16 @@ def test_a_pipeline_that_predicts_velocities_does_not_copy():
     parts = build_tiny().components
     with pytest.raises(ValueError, match="copies along rays and predicts the sample, got prediction='velocity'"):
         MemoryV2VPipeline(**parts, prediction="velocity")
+
+
+@torch.no_grad()
+def test_frames_agree_where_the_model_is_used_and_are_taught_each_for_itself():
+    network = model()
+    used = network(**call()).sample
+    taught = network.train()(**call()).sample
+    assert not torch.allclose(used, taught, atol=1e-4)
+    network.eval()
+    assert torch.equal(network(**call()).own, network.train()(**call()).own), "and say the same"
 
 
 # What training says of the depths.
