@@ -49,12 +49,10 @@ def _sights(target: ConditioningVideo, videos: Sequence[ConditioningVideo | None
             found.append(None)
             continue
         assert target.times is not None and video.times is not None
-        shared = len(rays) // len(video.latent)
-        times, latent = (each.repeat_interleave(shared, dim=0) for each in (video.times, video.latent))
-        nearest = (target.times[:, :, None] - times[:, None]).abs().argmin(-1)  # (B, T)
+        row = torch.arange(len(rays), device=rays.device) // (len(rays) // len(video.latent))
+        nearest = (target.times[:, :, None] - video.times[row][:, None]).abs().argmin(-1)  # (B, T)
         paths = paths_through(origins, rays, video, nearest)
-        row = torch.arange(len(rays), device=rays.device)[:, None]
-        found.append(Sight(**vars(paths), frames=latent.movedim(2, 1)[row, nearest]))
+        found.append(Sight(**vars(paths), frames=video.latent.movedim(2, 1)[row[:, None], nearest]))
     return found
 
 
