@@ -157,7 +157,7 @@ class Mini:
 
 def measure(mini: Mini, quick: bool) -> dict[str, Any]:
     """The table of `mini`, and its figures."""
-    counts = Operations(mini.pipe.transformer.config, (FRAMES, SIZE, SIZE), mini.pipe.config.text_length)
+    counts = Operations(mini.pipe.transformer.config, (FRAMES, SIZE, SIZE), mini.pipe.config.text_length, unguided=1)
     rounds = 3 if quick else 7
     best: dict[tuple[str, int], float] = {}
 

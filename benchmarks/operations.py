@@ -43,30 +43,37 @@ class Scheme:
 
 
 class Operations:
-    """Counts for one model configuration and one latent (T, H, W) of target, source and every memory."""
+    """Counts for one model configuration and one latent (T, H, W) of target, source and every memory.
 
-    def __init__(self, config: Any, latent: Sequence[int], text: int) -> None:
-        self.config, self.latent, self.text = config, tuple(latent), text
+    text: tokens of the prompt. unguided: of what is there in its place in the second pass, None for as many; a cache
+    keeps one where all are alike.
+    """
+
+    def __init__(self, config: Any, latent: Sequence[int], text: int, unguided: int | None = None) -> None:
+        self.config, self.latent = config, tuple(latent)
+        self.text, self.unguided = text, text if unguided is None else unguided
         self.dim = config.num_attention_heads * config.attention_head_dim
 
     def edit(self, scheme: Scheme, memories: int, steps: int = 20, passes: int = 2) -> int:
-        """A whole edit from a source: `passes` per step."""
+        """A whole edit from a source: one pass per step, or two with guidance, the second of which copies."""
         first = self.one(scheme, memories, filling=True)
         if scheme.attention == "joint":
-            return steps * passes * first
-        later = self.one(scheme, memories, filling=False)
-        return first + (steps * passes - 1) * later + (passes - 1) * self._text()
+            return steps * (passes * first - (passes - 1) * self._sights(memories))
+        later, unguided = (self.one(scheme, memories, False, text) for text in (self.text, self.unguided))
+        return first + (steps - 1) * later + (passes - 1) * (steps * unguided + self._text(self.unguided))
 
-    def one(self, scheme: Scheme, memories: int, filling: bool = True) -> int:
-        """One pass. `filling`: the one that fills the cache, with all that never changes; joint passes are equal."""
+    def one(self, scheme: Scheme, memories: int, filling: bool = True, text: int | None = None) -> int:
+        """One pass. `filling`: the one that fills the cache, with all that never changes; joint passes are equal.
+        text: how many tokens that has, None for the prompt's."""
         config, dim = self.config, self.dim
+        text = self.text if text is None else text
         groups = self.groups(scheme, memories)
         target = math.prod(self._counts((1, 1, 1)))
         joint = scheme.attention == "joint"
         total = self._around(target) + self._copying(target)
         if joint or filling:
             total += self._sights(memories)
-            total += self._cameras((1, 1, 1)) + self._timestep() + self._text()
+            total += self._cameras((1, 1, 1)) + self._timestep() + self._text(text)
             kernels = [config.source_kernel, *self._kernels(scheme, memories)]
             total += sum(self._embedding(kernel, self.latent_channels) + self._cameras(kernel) for kernel in kernels)
         points = self._points(scheme, memories)
@@ -75,15 +82,16 @@ class Operations:
             if index in points:
                 before, groups = groups, self._merged(groups, scheme, memories)
                 if joint or filling:
-                    frames = sum(group.frames for group in before if group.merges)
-                    total += self._project(target) + self._project(tokens(before)) + 2 * target * frames * dim
+                    merging = [group for group in before if group.merges]
+                    frames = sum(group.frames for group in merging)
+                    total += self._project(target + tokens(merging)) + 2 * target * frames * dim
                     total += self._compress(before, scheme, memories)
                 if filling and not joint and index == points[0]:
                     again = self._project(tokens(groups)) + self._compress(before, scheme, memories)
                     total += index * again
             count = tokens(groups)
             if joint:
-                total += self._block(target + count, 0, self.text)
+                total += self._block(target + count, 0, text)
                 continue
             if filling:
                 last = index == config.num_layers - 1
@@ -91,7 +99,7 @@ class Operations:
             elif points and index < points[0]:
                 kept = self._merged(groups, scheme, memories)
                 count = tokens(kept)
-            total += self._block(target, count, self.text)
+            total += self._block(target, count, text)
         return total
 
     def kept_tokens(self, scheme: Scheme, memories: int) -> int:
@@ -167,24 +175,26 @@ class Operations:
         frames, rows, columns = self.latent
         rays = frames * (rows // CELL) * (columns // CELL)
         leaders = len({round(share * (frames - 1)) for share in LEADING})
-        return 2 * 24 * rays + (min(1 + memories, self.config.copied_videos) + leaders) * 18 * (rays + frames)
+        return 2 * 24 * rays + (min(1 + memories, self.config.copied_videos) + leaders) * (18 * rays + 72 * frames)
 
     def _timestep(self) -> int:
         """The modulation of one timestep."""
         return 2 * (self.config.freq_dim * self.dim + 7 * self.dim**2)
 
-    def _text(self) -> int:
+    def _text(self, text: int) -> int:
         """A text's embedding, and its keys and values in every block."""
-        return 2 * self.text * self.dim * (self.config.text_dim + self.dim * (1 + 2 * self.config.num_layers))
+        return 2 * text * self.dim * (self.config.text_dim + self.dim * (1 + 2 * self.config.num_layers))
 
     def _project(self, count: int) -> int:
         return 6 * count * self.dim**2
 
     def _block(self, count: int, context: int, text: int) -> int:
-        """`count` tokens that attend to themselves, to `context` kept keys, and to the text."""
+        """`count` tokens that attend to themselves, to `context` kept keys, and to the text, if only to one token."""
         dim = self.dim
         total = 8 * count * dim**2 + 4 * count * (count + context) * dim + 4 * count * dim * self.config.ffn_dim
-        if text:
+        if text == 1:
+            total += 2 * dim**2
+        elif text:
             total += 4 * count * dim**2 + 4 * count * text * dim  # its keys and values: see _text
         return total
 

@@ -8,41 +8,51 @@ Letters in shapes as in `lookup`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from .conditioning import ConditioningVideo
-from .lookup import Paths, finer, framewise, look, paths_through, project, rays_of
+from .lookup import Paths, fine, finer, look, paths_through, project, rays_of
 
 # Which frames lead, as shares of the clip's length. The last first: it is the farthest from what the source shows as
 # often as any, and the next segment goes on from it.
 LEADING = (1.0, 0.0, 0.5)
 ALIKE = 1.0  # units of the latent: what differs by far more is not the same thing, but something that has moved
 
-Leaders = dict[int, Paths]
+
+@dataclass(frozen=True, eq=False)
+class Leaders(Paths):
+    """How the target's rays run through its own cameras at frames of these numbers, L of them: origin (B L, T, 3) and
+    rays (B L, T, 3, h, w)."""
+
+    frames: list[int]
 
 
 def leading(target: ConditioningVideo) -> Leaders:
-    """How the target's rays run through its own cameras at the frames LEADING: {frame: for all frames of the target}"""
+    """The frames that lead."""
     with torch.autocast(target.latent.device.type, enabled=False):
-        origins, rays = rays_of(target)
-        frames = dict.fromkeys(round(share * (rays.shape[1] - 1)) for share in LEADING)
-        return {
-            at: paths_through(origins, rays, target, torch.full(rays.shape[:2], at, device=rays.device))
-            for at in frames
-        }
+        origins, rays = (each.float() for each in rays_of(target))
+        count, length = rays.shape[:2]
+        frames = list(dict.fromkeys(round(share * (length - 1)) for share in LEADING))
+        at = torch.tensor(frames, device=rays.device).repeat(count)[:, None].expand(-1, length)
+        origins, rays = (each.repeat_interleave(len(frames), dim=0) for each in (origins, rays))
+        return Leaders(**vars(paths_through(origins, rays, target, at)), frames=frames)
 
 
 def settled(made: torch.Tensor, depths: torch.Tensor, leaders: Leaders) -> torch.Tensor:
     """What the frames of a clip make up each for itself, (B, C, T, H, W), after those that lead: where one of them
     shows a pixel's point, at depths (BT, 1, h, w), the pixel takes its look, as far as the two are alike already."""
-    frames, alone = made.shape[2], framewise(made)
-    taken, left = torch.zeros_like(alone), torch.ones_like(alone[:, :1])
-    for frame, paths in leaders.items():
-        where, inside = project(paths, depths)
-        shown = look(made[:, :, frame].repeat_interleave(frames, dim=0), where)[:, :, 0]
-        unlike = (shown - alone).square().mean(dim=1, keepdim=True) / (2 * ALIKE**2)
-        share = (-unlike).exp() * finer(inside.float())
-        itself = (torch.arange(len(alone), device=made.device) % frames == frame)[:, None, None, None]
-        shown, share = torch.where(itself, alone, shown), torch.where(itself, 1.0, share)
-        taken, left = taken + left * share * shown, left * (1 - share)
-    return (taken + left * alone).unflatten(0, (len(made), frames)).transpose(1, 2)
+    clip, frames = made.transpose(1, 2), leaders.frames  # (B, T, C, H, W)
+    sizes = (len(clip), len(frames), clip.shape[1])
+    depths = depths.unflatten(0, sizes[::2]).repeat_interleave(len(frames), dim=0).flatten(0, 1)
+    where, inside = project(leaders, depths)
+    shown = look(fine(clip[:, frames].flatten(0, 1)), where)[:, :, 0].unflatten(0, sizes)  # (B, L, T, C, H, W)
+    unlike = (shown - clip[:, None]).square().mean(dim=3, keepdim=True) / (2 * ALIKE**2)
+    share = (-unlike).exp() * finer(inside.float()).unflatten(0, sizes)
+    for rank, frame in enumerate(frames):
+        shown[:, rank, frame], share[:, rank, frame] = clip[:, frame], 1.0  # a frame looks like itself
+    taken, left = torch.zeros_like(clip), torch.ones_like(clip[:, :, :1])
+    for rank in range(len(frames)):
+        taken, left = taken + left * share[:, rank] * shown[:, rank], left * (1 - share[:, rank])
+    return (taken + left * clip).transpose(1, 2)

@@ -80,8 +80,11 @@ class TextAttnProcessor(WanAttnProcessor):
             return attn.norm_k(key).unflatten(2, (attn.heads, -1)), value.unflatten(2, (attn.heads, -1))
         if not isinstance(encoder_hidden_states, tuple):
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
+        key, value = encoder_hidden_states
+        if key.shape[1] == 1:  # a single one is attended to, whatever is asked
+            return attn.to_out[1](attn.to_out[0](value.flatten(2, 3).type_as(hidden_states))).expand_as(hidden_states)
         query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
-        attended = dispatch_attention_fn(query, *encoder_hidden_states, backend=self._attention_backend)
+        attended = dispatch_attention_fn(query, key, value, backend=self._attention_backend)
         return attn.to_out[1](attn.to_out[0](attended.flatten(2, 3).type_as(query)))
 
 

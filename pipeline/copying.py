@@ -21,7 +21,7 @@ from torch import nn
 
 from .agreement import Leaders, settled
 from .conditioning import ConditioningVideo
-from .lookup import CELL, FARTHEST, NEAREST, Paths, finer, framewise, look, paths_through, project, rays_of
+from .lookup import CELL, FARTHEST, NEAREST, Paths, fine, finer, framewise, look, paths_through, project, rays_of
 from .tokenizers import unpatchify
 
 DEPTHS = (1.5, 12.0)  # metres along the optical axis: where the points of a ray begin, the first and the last
@@ -29,8 +29,8 @@ DEPTHS = (1.5, 12.0)  # metres along the optical axis: where the points of a ray
 
 @dataclass(frozen=True, eq=False)
 class Sight(Paths):
-    """Paths through a video, and what it shows. frames (B, T, C, H, W): for every frame of the target the nearest in
-    time."""
+    """Paths through a video, and what it shows. frames (B, T, C, 2 H - 1, 2 W - 1): for every frame of the target the
+    nearest in time, `fine`."""
 
     frames: torch.Tensor
 
@@ -52,7 +52,8 @@ def _sights(target: ConditioningVideo, videos: Sequence[ConditioningVideo | None
         row = torch.arange(len(rays), device=rays.device) // (len(rays) // len(video.latent))
         nearest = (target.times[:, :, None] - video.times[row][:, None]).abs().argmin(-1)  # (B, T)
         paths = paths_through(origins, rays, video, nearest)
-        found.append(Sight(**vars(paths), frames=video.latent.movedim(2, 1)[row[:, None], nearest]))
+        frames = fine(framewise(video.latent)).unflatten(0, (len(video.latent), -1))
+        found.append(Sight(**vars(paths), frames=frames[row[:, None], nearest]))
     return found
 
 
@@ -83,51 +84,53 @@ class Copying(nn.Module):
             self.proj.bias.copy_(values.repeat(math.prod(self.cells)))
             self.evidence.fill_(-1.0)
 
+    def said(self, states: torch.Tensor, shape: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of states (B, N, D) as the last layer gets them, for a target of shape (T, H, W): logits (B, T, V P + 1, h,
+        w), and log depths (B, T, P, h, w), log metres along the optical axis."""
+        with torch.autocast(states.device.type, enabled=False):
+            said = F.linear(states.float(), self.proj.weight.float(), self.proj.bias.float())
+        cells = (shape[0], shape[1] // CELL, shape[2] // CELL)
+        count = self.videos * self.points + 1
+        logits, log_depths = unpatchify(said, self.cells, cells).transpose(1, 2).split([count, self.points], dim=2)
+        return logits.contiguous(), log_depths.contiguous()
+
     def forward(
         self,
-        states: torch.Tensor,
         own: torch.Tensor,
+        logits: torch.Tensor,
+        log_depths: torch.Tensor,
         noisy: torch.Tensor,
         sigma: torch.Tensor,
         seen: Sequence[Sight | None],
         leaders: Leaders | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """states (B, N, D) as the last layer gets them; own (B, C, T, H, W) what that makes of them; noisy (B, C, T, H,
-        W) in noise of sigma (B,); leaders of `leading`, where what frames make up is to agree. Returns the sample, like
-        `own`, and log depths (B, T, P, h, w), log metres along the optical axis."""
+    ) -> torch.Tensor:
+        """The sample. own (B, C, T, H, W): what the model's own last layer makes; logits and log_depths as `said`;
+        noisy (B, C, T, H, W) in noise of sigma (B,); leaders of `leading`, where what frames make up is to agree."""
         with torch.autocast(own.device.type, enabled=False):
-            count, channels, frames, height, width = own.shape
-            logits, log_depths = self._said(states, frames, height // CELL, width // CELL)
-            depths = log_depths.exp().clamp(NEAREST, FARTHEST)
+            count, frames = len(own), own.shape[2]
+            depths = log_depths.flatten(0, 1).exp().clamp(NEAREST, FARTHEST)
             made = own.float()
-            if leaders:
-                made = settled(made, log_depths.mean(dim=1, keepdim=True).exp().clamp(NEAREST, FARTHEST), leaders)
-            scores, candidates = [logits[:, -1:]], [framewise(made)[:, :, None]]
-            shown = [torch.ones_like(logits[:, -1:], dtype=torch.bool)]
-            for video, sight in zip(logits[:, :-1].split(self.points, dim=1), seen, strict=False):
+            if leaders is not None:
+                mean = log_depths.flatten(0, 1).mean(dim=1, keepdim=True).exp().clamp(NEAREST, FARTHEST)
+                made = settled(made, mean, leaders)
+            noisy = framewise(noisy.float()).contiguous()
+            level = sigma.float().repeat_interleave(frames).view(-1, 1, 1, 1)
+            candidates = [framewise(made)[:, :, None]]  # (BT, C, points, H, W) each
+            *videos, alone = logits.flatten(0, 1).split([self.points] * self.videos + [1], dim=1)
+            scores = [alone + self._evidence(noisy, candidates[0], level)]
+            for score, sight in zip(videos, seen, strict=False):
                 if sight is not None:
                     where, inside = project(sight, depths)
-                    scores.append(video)
-                    shown.append(inside)
-                    candidates.append(look(sight.frames.flatten(0, 1).float(), where))
-            score, candidate = torch.cat(scores, dim=1), torch.cat(candidates, dim=2)  # (BT, J, h, w), (BT, C, J, H, W)
-            level = sigma.float().repeat_interleave(frames).view(-1, 1, 1, 1)
-            score = score + self._evidence(framewise(noisy.float()), candidate, level)
-            score = score.masked_fill(~torch.cat(shown, dim=1), -torch.inf)
-            share = finer(score.softmax(dim=1))
-            mean = (share[:, None] * candidate).sum(dim=2).unflatten(0, (count, frames)).transpose(1, 2)
-        return mean.to(own.dtype), log_depths.unflatten(0, (count, frames))
-
-    def _said(self, states: torch.Tensor, frames: int, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (B T, V P + 1, h, w) and log depths (B T, P, h, w)."""
-        said = F.linear(states.float(), self.proj.weight.float(), self.proj.bias.float())
-        said = framewise(unpatchify(said, self.cells, (frames, rows, columns)))
-        logits, log_depths = said.split([self.videos * self.points + 1, self.points], dim=1)
-        return logits, log_depths
+                    candidates.append(look(sight.frames.flatten(0, 1), where))
+                    score = score + self._evidence(noisy, candidates[-1], level)
+                    scores.append(score.masked_fill(~inside, -torch.inf))
+            shares = finer(torch.cat(scores, dim=1).softmax(dim=1)).split([len(each[0]) for each in scores], dim=1)
+            parts = [(share[:, None] * each).sum(dim=2) for share, each in zip(shares, candidates, strict=True)]
+            return sum(parts[1:], parts[0]).unflatten(0, (count, frames)).transpose(1, 2).to(own.dtype)
 
     def _evidence(self, noisy: torch.Tensor, candidate: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         """(BT, J, h, w): log-likelihood of the noisy target, (1 - sigma) x + sigma noise, if x were the candidate."""
         weight, spread = self.evidence.exp().unbind()
-        error = torch.addcmul(noisy[:, :, None], level[:, None] - 1, candidate).square().flatten(1, 2)
-        error = F.avg_pool2d(error, CELL).unflatten(1, (noisy.shape[1], -1)).sum(dim=1)
+        error = torch.addcmul(noisy[:, :, None], level[:, None] - 1, candidate)
+        error = F.avg_pool2d(torch.linalg.vecdot(error, error, dim=1), CELL)
         return -weight * error / (2 * (level**2 + ((1 - level) * spread) ** 2))

@@ -24,13 +24,12 @@ NEAREST, FARTHEST = 0.1, 100.0  # metres along the optical axis
 class Paths:
     """How the target's rays run through cameras of another video, or of its own, one for every frame of the target.
 
-    origin (B, T, 3) and rays (B, T, h, w, 3), in that camera: depth z of the target's pixel is the point origin + z
-    ray. intrinsics (B, T, 4).
+    origin (B, T, 3) and rays (B, T, 3, h, w), in homogeneous coordinates of that camera's picture: depth z of the
+    target's pixel is shown at (u / d, v / d) of (u, v, d) = origin + z ray, -1..1 from edge to edge, d metres away.
     """
 
     origin: torch.Tensor
     rays: torch.Tensor
-    intrinsics: torch.Tensor
 
 
 def rays_of(target: ConditioningVideo) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,12 +46,15 @@ def paths_through(origins: torch.Tensor, rays: torch.Tensor, video: Conditioning
     """Of what `rays_of` gave, through the frames (B, T) of a video."""
     assert video.poses is not None and video.intrinsics is not None
     row = torch.arange(len(rays), device=rays.device)[:, None] // (len(rays) // len(video.latent))
-    poses = video.poses[row, frames].float()
-    into = poses[..., :3].transpose(-1, -2)
+    poses, intrinsics = video.poses[row, frames].float(), video.intrinsics[row, frames].float()
+    lens = torch.zeros_like(poses[..., :3])
+    lens[..., 0, 0], lens[..., 1, 1] = (2 * intrinsics[..., :2]).unbind(-1)
+    lens[..., 0, 2], lens[..., 1, 2] = (2 * intrinsics[..., 2:] - 1).unbind(-1)
+    lens[..., 2, 2] = 1
+    into = lens @ poses[..., :3].transpose(-1, -2)
     return Paths(
         torch.einsum("btij,btj->bti", into, origins - poses[..., 3]),
-        torch.einsum("btij,bthwj->bthwi", into, rays),
-        video.intrinsics[row, frames].float(),
+        torch.einsum("btij,bthwj->btihw", into, rays).contiguous(),
     )
 
 
@@ -64,23 +66,18 @@ def framewise(video: torch.Tensor) -> torch.Tensor:
 def project(paths: Paths, depths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Where points at depths (BT, P, h, w) lie in the video's frames, (BT, 2, P, h, w) with -1..1 from edge to edge,
     and whether they show them, (BT, P, h, w) bool."""
-    rays = paths.rays.flatten(0, 1).movedim(-1, 1)[:, :, None]
-    origin = paths.origin.flatten(0, 1)[:, :, None, None, None]
-    x, y, z = (origin + depths[:, None] * rays).unbind(dim=1)
-    fx, fy, cx, cy = paths.intrinsics.flatten(0, 1)[:, :, None, None, None].unbind(dim=1)
-    ahead = z > NEAREST / 2
-    z = z.clamp(min=NEAREST / 2)
-    where = 2 * torch.stack([fx * x / z + cx, fy * y / z + cy], dim=1) - 1
-    return where.clamp(-2, 2), ahead & (where.abs() < 1).all(dim=1)
+    origin, rays = paths.origin.flatten(0, 1)[..., None, None, None], paths.rays.flatten(0, 1)[:, :, None]
+    where, away = torch.addcmul(origin, depths[:, None], rays).split([2, 1], dim=1)
+    where = where / away.clamp(min=NEAREST / 2)
+    shown = (where.abs() < 1).all(dim=1) & (away > NEAREST / 2)[:, 0]
+    # What looks there reads and writes beyond its memory where a place is no number, as in a training that diverges.
+    return where.clamp(-2, 2).nan_to_num(2.0), shown
 
 
 def finer(cells: torch.Tensor) -> torch.Tensor:
     """(N, C, h, w) to pixels (N, C, H, W): bilinear between the middles of cells, CELL a side."""
-    if not cells.is_cuda:
-        return F.interpolate(cells, scale_factor=CELL, mode="bilinear")
-    # torch's kernel for GPUs has a thread per pixel of one picture, which goes through all pictures: small ones by the
-    # thousand take twenty times as long as they need.
-    return halved(halved(cells, 2), 3)
+    # torch's own interpolation of small pictures by the thousand takes twice as long on a CPU, twenty times on a GPU.
+    return halved(halved(cells, 3), 2)
 
 
 def halved(cells: torch.Tensor, dim: int) -> torch.Tensor:
@@ -91,13 +88,21 @@ def halved(cells: torch.Tensor, dim: int) -> torch.Tensor:
     return torch.stack([before.lerp(cells, 0.75), after.lerp(cells, 0.75)], dim + 1).flatten(dim, dim + 1)
 
 
+def fine(frames: torch.Tensor) -> torch.Tensor:
+    """Frames (N, C, H, W) as `look` takes them: their pixels and, bicubic, what lies halfway between these, (N, C,
+    2 H - 1, 2 W - 1). A bilinear lookup in the frames themselves takes an eighth off the sharpness of every turn, and
+    of the next that copies it again; a bicubic one costs four times a bilinear one in these."""
+    size = [2 * each - 1 for each in frames.shape[2:]]
+    return F.interpolate(frames.float(), size=size, mode="bicubic", align_corners=True)
+
+
 def look(frames: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """(BT, C, P, H, W): frames (BT, C, H, W) at places (BT, 2, P, h, w) of cells, those of pixels between them."""
-    points = where.shape[2]
-    places = finer(where.flatten(1, 2))
-    # grid_sample reads and writes beyond its memory where a place is no number, as in a training that diverges.
-    places = places.nan_to_num(2.0)
-    grid = places.unflatten(1, (2, points)).movedim(1, -1).flatten(1, 2)  # (BT, P H, W, 2)
-    # Bicubic: a bilinear lookup takes an eighth off the sharpness of every turn, and of the next that copies it again.
-    found = F.grid_sample(frames, grid, mode="bicubic", padding_mode="border", align_corners=False)
-    return found.unflatten(2, (points, -1))
+    """(M, C, P, H, W): `fine` frames at places (M, 2, P, h, w) of cells, those of pixels between them. M may be several
+    times the number of frames: as many for each, one after another."""
+    points, (rows, columns) = where.shape[2], frames.shape[2:]
+    # Here -1..1 go from the middle of the first pixel to that of the last.
+    x, y = where[:, 0] * (columns + 1) / (columns - 1), where[:, 1] * (rows + 1) / (rows - 1)
+    grid = finer(torch.cat([x, y], dim=1)).unflatten(1, (2, points)).movedim(1, -1)  # (M, P, H, W, 2)
+    grid = grid.flatten(1, 2).unflatten(0, (len(frames), -1))
+    found = F.grid_sample(frames, grid.flatten(1, 2), padding_mode="border", align_corners=True)
+    return found.unflatten(2, (grid.shape[1], points, -1)).transpose(1, 2).flatten(0, 1)

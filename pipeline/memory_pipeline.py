@@ -221,9 +221,9 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             frame_rate, output_type, callback_on_step_end_tensor_inputs,
         )  # fmt: skip
 
-        guided = guidance > 1 and clean(prompt) != clean(negative_prompt)
-        prompt_embeds = self.encode_prompt(prompt)
-        negative_prompt_embeds = self.encode_prompt(negative_prompt) if guided else None
+        prompt_embeds, negative_prompt_embeds = self.encode_prompt(prompt), None
+        if guidance > 1 and clean(prompt) != clean(negative_prompt):
+            negative_prompt_embeds = self.encode_prompt(negative_prompt)
         aspect = shape[3] / shape[2]
         lens = default_intrinsics(aspect) if target_trajectory is None else target_trajectory.intrinsics[0]
         if self.transformer.config.positions == "frustum" and target_trajectory is None:
@@ -255,10 +255,13 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         timesteps = self.scheduler.timesteps
         with self.progress_bar(total=len(timesteps)) as progress:
             for step, t in enumerate(timesteps):
-                prediction = self._predict(latents, t, prompt_embeds, conditioning)
+                output = self._predict(
+                    latents, t, prompt_embeds, raw=negative_prompt_embeds is not None, **conditioning
+                )
                 if negative_prompt_embeds is not None:
-                    unguided = self._predict(latents, t, negative_prompt_embeds, conditioning)
-                    prediction = unguided + guidance * (prediction - unguided)
+                    toward = (output, guidance)
+                    output = self._predict(latents, t, negative_prompt_embeds, toward=toward, **conditioning)
+                prediction = output.sample.float()
                 if self.config.prediction == "sample":
                     prediction = (latents - prediction) / self.scheduler.sigmas[step]
                 latents = self.scheduler.step(prediction, t, latents, generator=generator, return_dict=False)[0]
@@ -356,12 +359,9 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
 
     # Inside.
 
-    def _predict(
-        self, latents: torch.Tensor, t: torch.Tensor, prompt_embeds: torch.Tensor, conditioning: dict[str, Any]
-    ) -> torch.Tensor:
-        """The transformer's raw prediction (1, C, T', H', W') in float32."""
-        hidden = latents.to(self.transformer.dtype)
-        return self.transformer(hidden, t.expand(1), prompt_embeds, return_dict=False, **conditioning)[0].float()
+    def _predict(self, latents: torch.Tensor, t: torch.Tensor, prompt_embeds: torch.Tensor, **given: Any) -> Any:
+        """What the transformer says of latents (1, C, T', H', W')."""
+        return self.transformer(latents.to(self.transformer.dtype), t.expand(1), prompt_embeds, **given)
 
     def _source_latent(self, source: np.ndarray | torch.Tensor | None) -> torch.Tensor | None:
         if source is None:

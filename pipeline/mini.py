@@ -31,11 +31,12 @@ TRANSFORMER: dict[str, Any] = {
     "out_channels": 3,
     "text_dim": 128,
     "freq_dim": 256,
-    "memory_kernels": ((1, 1, 1), (1, 2, 2), (1, 2, 2), (1, 4, 4)),  # a base patch holds 8x8 pixels: coarse already
-    "roles": True,  # the source and the best memory share a tokenizer
+    "memory_kernels": ((1, 2, 2), (1, 2, 2), (1, 2, 2), (1, 4, 4)),
+    "roles": True,
     "cameras": "plucker",
     "positions": "frustum",
     "merge": "merge",
+    "merge_at": (1 / 4, 1 / 2),
     "merge_kernel": (2, 2),
     "copied_videos": 3,
     "copied_points": 3,

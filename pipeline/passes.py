@@ -115,7 +115,8 @@ class Pass:
     ) -> Selection:
         """The memory frames to merge at the entry of a block."""
         queries = self.projections(block, target, self.modulation)[0]
-        pooled = mean_keys(self.projections(block, conditioning, self.clean)[1], conditioning.groups)
+        merging = Tokens.join([part for part in conditioning.split() if part.groups[0].merges])
+        pooled = mean_keys(self.projections(block, merging, self.clean)[1], merging.groups)
         scores = responsiveness(queries, pooled)
         if cache is not None:
             cache.responsiveness[index], cache.mean_keys[index] = scores, pooled

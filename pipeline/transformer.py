@@ -42,10 +42,17 @@ NEW = ("tokenizers.", "role_embedding", "camera_embedding.", "compressor.", "cop
 @dataclass
 class MemoryTransformerOutput(Transformer2DModelOutput):
     """sample (B, C, T, H, W): the prediction. Of a model that copies (see `copying`) also own, like the sample: what it
-    makes up itself, and log_depths (B, T, P, h, w)."""
+    makes up itself, and what it says of the copies, logits (B, T, V P + 1, h, w) and log_depths (B, T, P, h, w)."""
 
     own: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
     log_depths: torch.Tensor | None = None
+
+    def toward(self, other: MemoryTransformerOutput, scale: float) -> MemoryTransformerOutput:
+        """All this and `scale` times the way to the other, in float32: guidance, where scale is above 1."""
+        return MemoryTransformerOutput(
+            **{name: value.float() + scale * (other[name].float() - value.float()) for name, value in self.items()}
+        )
 
 
 class MemoryWanTransformer3DModel(WanTransformer3DModel):
@@ -242,6 +249,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         merge: str | None = None,
         merge_share: float | None = None,
         memory_kernels: Sequence[Kernel] | None = None,
+        raw: bool = False,
+        toward: tuple[MemoryTransformerOutput, float] | None = None,
     ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
         """One prediction for the noisy target.
 
@@ -251,6 +260,9 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         cache: filled by its first call, and then read instead of source and memories; cached attention only.
         merge_share, memory_kernels: training draws them at random; None for what the number of memories and the
             model's configuration say.
+        raw, toward: for guidance, of a pass with `raw=True` and a second that is given its output and the scale. The
+            second's result is that far on the way from what it says itself to what the first says, and copying, which
+            a raw output has not been through, comes after that.
         attention, merge: None for the model's own. With cached attention, source and memories may have fewer rows
             than the target, B = n * theirs, n targets for each one after another.
         Returns a `MemoryTransformerOutput`, its sample of the target's shape (channels: out_channels), or the sample in
@@ -271,9 +283,10 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             source = replace(source, poses=target_poses, intrinsics=target_intrinsics)
         filled = cache is not None and cache.complete
         if not (source or memories or filled or target_poses is not None or config.positions == "frustum"):
-            return super().forward(
-                target_video.latent, timestep, encoder_hidden_states, encoder_hidden_states_image, return_dict
-            )
+            stock = super().forward(target_video.latent, timestep, encoder_hidden_states, encoder_hidden_states_image)
+            output = MemoryTransformerOutput(sample=stock.sample)
+            output = output if toward is None else output.toward(*toward)
+            return output if return_dict else (output.sample,)
 
         if cache is not None and not filled:
             cache.clear()
@@ -287,9 +300,10 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             text = cache.text(encoder_hidden_states, partial(self._text_keys, encoder_hidden_states))
             encoder_hidden_states = encoder_hidden_states[:, :0]
         seen: list[Sight | None] = []
-        leaders: Leaders = {}
+        leaders: Leaders | None = None
         if self.copying is not None:
             videos = self._copied(source, memories, cache)
+        if self.copying is not None and not raw:
             look = partial(sights, target_video, videos)
             seen = look() if cache is None else cache.once("seen", look)
             if not self.training:  # there every frame is taught what it makes up
@@ -318,12 +332,17 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
 
         shift, scale = (self.scale_shift_table.to(temb.device) + temb.unsqueeze(1)).chunk(2, dim=1)
         states = (self.norm_out(states.float()) * (1 + scale) + shift).type_as(states)
-        output = unpatchify(self.proj_out(states), config.patch_size, hidden_states.shape[2:])
-        own = log_depths = None
+        made = unpatchify(self.proj_out(states), config.patch_size, hidden_states.shape[2:])
+        output = MemoryTransformerOutput(sample=made)
         if self.copying is not None:
-            own = output
-            output, log_depths = self.copying(states, own, hidden_states, timestep / 1000, seen, leaders)
-        return MemoryTransformerOutput(sample=output, own=own, log_depths=log_depths) if return_dict else (output,)
+            output = MemoryTransformerOutput(made, made, *self.copying.said(states, hidden_states.shape[2:]))
+        if toward is not None:
+            output = output.toward(*toward)
+        if self.copying is not None and not raw:
+            sigma = timestep / 1000
+            said = (output.own, output.logits, output.log_depths)
+            output.sample = self.copying(*said, hidden_states, sigma, seen, leaders)
+        return output if return_dict else (output.sample,)
 
     def encode_conditioning(
         self,
@@ -448,6 +467,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
 
     def _text_keys(self, states: torch.Tensor) -> Iterator[Keys]:
         """Keys and values of a text (B, L, text_dim) in the cross-attention of every block."""
+        if (states == states[:, :1]).all():  # as of no words at all: to attend to equal ones is to attend to one
+            states = states[:, :1]
         text = self.condition_embedder.text_embedder(states)
         nothing = (text[:, :0], text, None, None, None, 0, None, None, "text")
         return (self._call(block, *nothing) for block in self.blocks)

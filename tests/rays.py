@@ -48,4 +48,5 @@ def run(layer: Copying, target: ConditioningVideo, videos, sigma=1.0, own: torch
     own = torch.zeros_like(target.latent) if own is None else own
     with torch.no_grad():
         leaders = leading(target) if lead else None
-        return layer(states, own, target.latent, torch.full((rows,), sigma), sights(target, videos), leaders)[0]
+        said = layer.said(states, target.latent.shape[2:])
+        return layer(own, *said, target.latent, torch.full((rows,), sigma), sights(target, videos), leaders)

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.agreement import leading, settled
 from pipeline.conditioning import ConditioningVideo
-from pipeline.lookup import CELL, look, project
+from pipeline.lookup import CELL, Paths, fine, look, project
 from tests.rays import FRAMES, SIZE, camera, head, run, video
 
 
@@ -39,8 +39,11 @@ def test_a_point_looks_the_same_wherever_a_turning_camera_shows_it():
 
     def apart(frames: torch.Tensor, at: int = 3) -> torch.Tensor:
         """Between a frame and the last, where both show the same: which is known without any depth."""
-        where, inside = project(leading(clip)[4], torch.full((5, 1, SIZE // CELL, SIZE // CELL), 3.0))
-        shown = look(frames[0, :, 4].expand(5, -1, -1, -1), where)[at, :, 0]
+        leaders = leading(clip)
+        assert leaders.frames[0] == 4
+        last = Paths(leaders.origin[:1], leaders.rays[:1])
+        where, inside = project(last, torch.full((5, 1, SIZE // CELL, SIZE // CELL), 3.0))
+        shown = look(fine(frames[:, :, 4]), where)[at, :, 0]
         mask = inside[at, 0].repeat_interleave(CELL, 0).repeat_interleave(CELL, 1)
         return (shown - frames[0, :, at])[:, mask].square().mean()
 
@@ -87,4 +90,4 @@ def test_frames_agree_row_by_row_and_where_the_layer_says_that_the_points_are():
 
 @pytest.mark.parametrize(("frames", "lead"), [(1, [0]), (2, [1, 0]), (5, [4, 0, 2]), (16, [15, 0, 8])])
 def test_the_last_the_first_and_the_middle_frame_lead(frames, lead):
-    assert list(leading(video(camera(0.0, 0.0, 0.0, frames=frames)))) == lead
+    assert leading(video(camera(0.0, 0.0, 0.0, frames=frames))).frames == lead

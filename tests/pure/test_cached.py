@@ -124,6 +124,18 @@ def test_cached_equals_the_same_computation_without_the_cache(changes):
     assert torch.equal(read, predict(model, **given)), "and without a cache it is computed anew to the same bits"
 
 
+@torch.no_grad()
+def test_a_text_of_tokens_that_are_all_alike_is_kept_as_one_token():
+    model, caches = model_of(), []
+    for tokens in (random(1, 1, 32).expand(-1, 5, -1), random(1, 5, 32)):
+        given = call(encoder_hidden_states=tokens)
+        caches.append(MemoryCache())
+        first, again = (model(**given, cache=caches[-1]).sample for _ in range(2))
+        assert torch.allclose(first, model(**given).sample, atol=1e-5) and torch.equal(first, again)
+    alike, others = (cache.bytes for cache in caches)
+    assert others - alike == 6 * 2 * 4 * 24 * 4  # four tokens less, in six blocks, keys and values of 24 numbers
+
+
 def test_conditioning_is_not_touched_by_noise_timestep_and_text():
     model, caches = model_of(), [MemoryCache(), MemoryCache()]
     predict(model, **call(), cache=caches[0])

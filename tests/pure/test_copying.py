@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from pipeline.conditioning import ConditioningVideo
 from pipeline.copying import Copying, sights
-from pipeline.lookup import CELL, halved, look, project
+from pipeline.lookup import CELL, fine, halved, look, project
 from pipeline.memory_cache import MemoryCache
 from pipeline.memory_pipeline import MemoryV2VPipeline
 from pipeline.mini import TINY_TRANSFORMER, TRANSFORMER, build_tiny
@@ -92,6 +93,19 @@ def test_halved_along_both_axes_is_torchs_bilinear_interpolation(shape):
     assert torch.allclose(halved(halved(cells, 3), 2), expected, atol=1e-12)
 
 
+def test_halfway_between_pixels_a_lookup_is_bicubic_and_at_them_it_is_what_is_there():
+    frames = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    middles = (torch.arange(SIZE // CELL) * CELL + CELL / 2) / SIZE * 2 - 1  # of cells
+    for x, y in ((0.0, 0.0), (0.5, 0.0), (0.5, -0.5)):
+        places = torch.stack(torch.meshgrid(middles + 2 * y / SIZE, middles + 2 * x / SIZE, indexing="ij")[::-1])
+        found = look(fine(frames), places[None, :, None].expand(2, -1, -1, -1, -1))[:, :, 0]
+        moved = torch.tensor([[1.0, 0.0, 2 * x / SIZE], [0.0, 1.0, 2 * y / SIZE]])
+        grid = F.affine_grid(moved.expand(2, 2, 3), frames.shape, align_corners=False)
+        wanted = F.grid_sample(frames, grid, mode="bicubic", padding_mode="border", align_corners=False)
+        inner = (..., slice(3, -3), slice(3, -3))
+        assert torch.allclose(found[inner], wanted[inner], atol=1e-4)
+
+
 def test_the_noisy_target_speaks_for_what_it_was_made_of():
     truth, other = video(camera(0.0, 0.0, 0.0), seed=1), video(camera(0.0, 0.0, 0.0), seed=2)
     layer = head(videos=2, depth=3.0)
@@ -125,8 +139,8 @@ def test_of_another_time_the_nearest_frame_is_looked_at():
     before = video(camera(0.0, 0.0, 0.0), start=-FRAMES / 12, seed=1)
     [now, last] = sights(target, [video(camera(0.0, 0.0, 0.0), seed=2), before])
     assert now is not None and last is not None
-    assert torch.equal(last.frames, before.latent.movedim(2, 1)[:, -1:].expand(-1, FRAMES, -1, -1, -1))
-    assert torch.equal(now.frames, video(camera(0.0, 0.0, 0.0), seed=2).latent.movedim(2, 1))
+    assert torch.equal(last.frames[0], fine(before.latent[:, :, -1]).expand(FRAMES, -1, -1, -1))
+    assert torch.equal(now.frames[0], fine(video(camera(0.0, 0.0, 0.0), seed=2).latent[0].movedim(1, 0)))
 
 
 def test_targets_of_one_scene_share_its_videos():
@@ -149,9 +163,10 @@ def model(**changed):
 
 def call(memories: int = 4, **changed):
     target = video(camera(0.1, 0.0, 0.0), seed=9)
+    words = torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(8))
     return {
         "hidden_states": target.latent, "timestep": torch.tensor([600.0]),
-        "encoder_hidden_states": torch.zeros(1, 5, 32), "source": video(camera(0.0, 0.0, 0.0)),
+        "encoder_hidden_states": words, "source": video(camera(0.0, 0.0, 0.0)),
         "memories": [video(camera(0.2 * rank, 0.0, 0.0), seed=rank) for rank in range(memories)],
         "target_poses": target.poses, "target_intrinsics": target.intrinsics, "target_times": target.times,
         "merge": "off", **changed,
@@ -166,6 +181,29 @@ def test_a_cache_keeps_the_videos_that_are_copied_from():
     assert torch.equal(network(**{**given, "source": None, "memories": ()}, cache=cache).sample, plain)
     ahead = network.encode_conditioning(given["source"], given["memories"], FRAMES)
     assert torch.allclose(network(**{**given, "source": None, "memories": ()}, cache=ahead).sample, plain, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["cached", "joint"])
+def test_guidance_comes_before_copying(attention):
+    network = model()
+    asked, nothing = call(attention=attention), call(attention=attention, encoder_hidden_states=torch.zeros(1, 5, 32))
+    said = network(**asked, raw=True)
+    assert said.sample is said.own and said.logits.shape == (1, FRAMES, 3 * 3 + 1, SIZE // CELL, SIZE // CELL)
+    for scale, same in ((0.0, nothing), (1.0, asked)):
+        result = network(**nothing, toward=(said, scale))
+        expected = network(**same)
+        assert torch.allclose(result.sample, expected.sample, atol=1e-5)
+        assert torch.allclose(result.logits, expected.logits, atol=1e-5)
+    # What is far more likely with the words than without becomes certain, and no brighter than it is.
+    network.copying.proj.weight.zero_()
+    network.copying.proj.bias.view(-1, 13)[:, :10] = 0.0
+    less = network(**nothing, raw=True)
+    more = replace(less, logits=less.logits.clone())
+    more.logits[:, :, 0] += 5.0
+    copied = network(**nothing, toward=(more, 20.0)).sample
+    network.copying.proj.bias.view(-1, 13)[:, 0] = 100.0
+    assert torch.allclose(copied, network(**nothing).sample, atol=1e-5)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
 from pipeline.memory_pipeline import MemoryV2VPipeline, MemoryVideo
 from pipeline.mini import TINY_PIPELINE, TINY_TEXT, TINY_TRANSFORMER, build_mini, build_tiny
 from pipeline.trajectory import Trajectory, default_intrinsics, preset
-from pipeline.transformer import MemoryWanTransformer3DModel
+from pipeline.transformer import MemoryTransformerOutput, MemoryWanTransformer3DModel
 
 LENS = default_intrinsics(1.0)
 STILL, PAN, ARC = Trajectory.static(16, LENS), preset("pan_right", 16, LENS), preset("arc_left", 16, LENS)
@@ -160,7 +160,8 @@ def test_a_perfect_prediction_arrives_at_the_sample(prediction):
 
         def forward(self, hidden_states, timestep, *args, **conditioning):
             sigma = timestep.view(-1, 1, 1, 1, 1) / 1000
-            return (sample if prediction == "sample" else (hidden_states - sample) / sigma,)
+            perfect = sample if prediction == "sample" else (hidden_states - sample) / sigma
+            return MemoryTransformerOutput(sample=perfect)
 
     pipe.transformer = Oracle()
     result = pipe(source=frames(), num_inference_steps=5, generator=noise(), output_type="np")

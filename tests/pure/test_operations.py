@@ -80,4 +80,5 @@ def test_a_whole_edit_is_its_steps():
     counted, ours = Operations(config, (3, 12, 20), text=7), Scheme("cached", "merge")
     first, later = (counted.one(ours, 4, filling) for filling in (True, False))
     assert first > later
-    assert counted.edit(ours, 4, steps=5) == first + 9 * later + counted._text()  # of the other pass's words
+    assert counted.edit(ours, 4, steps=5) == first + 9 * later + counted._text(7)  # of the other pass's words
+    assert counted.edit(ours, 4, steps=5, passes=1) == first + 4 * later

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -479,9 +480,9 @@ def test_muon_takes_matrices_only():
 # A step.
 
 
-def pixels(windows, length):
+def pixels(windows, length, size=16):
     random = np.random.default_rng([windows[0].clip.row, windows[0].start])
-    return torch.tensor(random.normal(size=(len(windows), 3, length, 16, 16)), dtype=torch.float32)
+    return torch.tensor(random.normal(size=(len(windows), 3, length, size, size)), dtype=torch.float32)
 
 
 @pytest.mark.parametrize("attention", ["cached", "joint"])
@@ -491,7 +492,7 @@ def test_gradients_reach_every_trained_parameter_over_a_few_draws(attention):
     trainer = Trainer(Network(build_tiny(), attention), recipe)
     untouched = set(trainer.parameters)
     for step in range(16):
-        batch = collate(corpus.draw(np.random.default_rng(step)), pixels)
+        batch = collate(corpus.draw(np.random.default_rng(step)), partial(pixels, size=32))  # large enough to merge
         value = loss(trainer.network, batch, recipe, torch.Generator().manual_seed(step), shift=2.0, sample=True)
         value.mean().backward()
         untouched -= {name for name, each in trainer.parameters.items() if each.grad is not None and each.grad.any()}
