@@ -24,7 +24,7 @@ from storage.video import VideoInfo
 
 # Raise it when our own code, or the image network of pipeline.descriptor, changes what a latent is: the ids of all
 # earlier edits then no longer match.
-CHAIN_VERSION = 2
+CHAIN_VERSION = 3
 
 
 def edit_id(content: dict[str, Any]) -> str:

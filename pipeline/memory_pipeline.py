@@ -213,7 +213,7 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
         guidance = self.config.guidance_scale if guidance_scale is None else guidance_scale
         shift = self.config.shift if shift is None else shift
-        device = self._execution_device
+        device, dtype = self._execution_device, self.transformer.dtype  # once: diffusers looks at all modules for them
         source_latent = self._source_latent(source)
         shape = self._target_shape(source_latent, num_frames, height, width)
         self.check_inputs(
@@ -236,7 +236,7 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             cache = MemoryCache(cache_dtype, cache_device, track_responsiveness)
         conditioning: dict[str, Any] = {
             "source": None,
-            "memories": [self._conditioning(memory, lens, frame_rate) for memory in memories],
+            "memories": [self._conditioning(memory, lens, frame_rate, device, dtype) for memory in memories],
             "attention": attention,
             "merge": merge,
             "cache": cache,
@@ -244,8 +244,8 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         }
         if source_latent is not None:
             video = MemoryVideo(source_latent, source_trajectory)
-            conditioning["source"] = self._conditioning(video, lens, frame_rate)
-        for name, known in self._view(target_trajectory, 0, frame_rate).items():
+            conditioning["source"] = self._conditioning(video, lens, frame_rate, device, dtype)
+        for name, known in self._view(target_trajectory, 0, frame_rate, device).items():
             conditioning[f"target_{name}"] = known
 
         latents = randn_tensor((1, *shape), generator=generator, device=device, dtype=torch.float32)
@@ -255,12 +255,12 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         timesteps = self.scheduler.timesteps
         with self.progress_bar(total=len(timesteps)) as progress:
             for step, t in enumerate(timesteps):
-                output = self._predict(
-                    latents, t, prompt_embeds, raw=negative_prompt_embeds is not None, **conditioning
-                )
+                noisy = (latents.to(dtype), t.expand(1))
+                raw = negative_prompt_embeds is not None
+                output: Any = self.transformer(*noisy, prompt_embeds, raw=raw, **conditioning)
                 if negative_prompt_embeds is not None:
                     toward = (output, guidance)
-                    output = self._predict(latents, t, negative_prompt_embeds, toward=toward, **conditioning)
+                    output = self.transformer(*noisy, negative_prompt_embeds, toward=toward, **conditioning)
                 prediction = output.sample.float()
                 if self.config.prediction == "sample":
                     prediction = (latents - prediction) / self.scheduler.sigmas[step]
@@ -359,10 +359,6 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
 
     # Inside.
 
-    def _predict(self, latents: torch.Tensor, t: torch.Tensor, prompt_embeds: torch.Tensor, **given: Any) -> Any:
-        """What the transformer says of latents (1, C, T', H', W')."""
-        return self.transformer(latents.to(self.transformer.dtype), t.expand(1), prompt_embeds, **given)
-
     def _source_latent(self, source: np.ndarray | torch.Tensor | None) -> torch.Tensor | None:
         if source is None:
             return None
@@ -421,30 +417,31 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
     def _frames_of(self, latent: torch.Tensor) -> int:
         return self._frames(latent.shape[1])
 
-    def _conditioning(self, video: MemoryVideo, lens: np.ndarray, frame_rate: float) -> ConditioningVideo:
+    def _conditioning(
+        self, video: MemoryVideo, lens: np.ndarray, frame_rate: float, device: torch.device, dtype: torch.dtype
+    ) -> ConditioningVideo:
         # A fresh copy even where nothing is converted: the alignment of foreign memory shows in a result's last bits.
-        latent = video.latent[None].to(
-            self._execution_device, self.transformer.dtype, copy=True, memory_format=torch.contiguous_format
-        )
+        latent = video.latent[None].to(device, dtype, copy=True, memory_format=torch.contiguous_format)
         trajectory = video.trajectory
         if trajectory is None and self.transformer.config.positions == "frustum":
             trajectory = Trajectory.static(self._frames_of(video.latent), lens)
-        view = self._view(trajectory, video.start, frame_rate)
+        view = self._view(trajectory, video.start, frame_rate, device)
         return ConditioningVideo(latent, **view, preceding=video.preceding)  # type: ignore[arg-type]
 
-    def _view(self, trajectory: Trajectory | None, start: int, frame_rate: float) -> dict[str, torch.Tensor | None]:
-        """Poses (1, T', 3, 4), intrinsics (1, T', 4) and times (1, T') in seconds of a video's latent frames."""
+    def _view(
+        self, trajectory: Trajectory | None, start: int, frame_rate: float, device: torch.device | str
+    ) -> dict[str, torch.Tensor | None]:
+        """Poses (1, T', 3, 4), intrinsics (1, T', 4) and times (1, T') in seconds of a video's latent frames: the
+        camera of the last frame of every latent frame, as published (every 4th for Wan)."""
         if trajectory is None:
             return {"poses": None, "intrinsics": None, "times": None}
-        every, device = self.codec.temporal_compression, self._execution_device
-        intrinsics = torch.tensor(trajectory.intrinsics[::every], dtype=torch.float32, device=device)
+        every = self.codec.temporal_compression
+        poses, intrinsics = (
+            torch.tensor(each[::every], dtype=torch.float32, device=device)[None]
+            for each in (trajectory.c2w, trajectory.intrinsics)
+        )
         times = (start + torch.arange(0, len(trajectory), every, device=device)).float() / frame_rate
-        return {"poses": self._poses(trajectory), "intrinsics": intrinsics[None], "times": times[None]}
-
-    def _poses(self, trajectory: Trajectory) -> torch.Tensor:
-        """(1, T', 3, 4): the camera of the last frame of every latent frame, as published (every 4th for Wan)."""
-        poses = torch.tensor(trajectory.c2w[:: self.codec.temporal_compression], dtype=torch.float32)
-        return poses[None].to(self._execution_device)
+        return {"poses": poses, "intrinsics": intrinsics, "times": times[None]}
 
 
 def clean(text: str) -> str:

@@ -222,7 +222,8 @@ def test_the_published_layout_runs_on_the_same_classes(wan, tmp_path):
 
 
 def test_a_wan_latent_frame_gets_the_camera_of_every_fourth_frame(wan):
-    assert torch.allclose(wan._poses(PAN[:9])[0], torch.tensor(PAN.c2w[[0, 4, 8]], dtype=torch.float32))
+    poses = wan._view(PAN[:9], 0, 24.0, "cpu")["poses"]
+    assert torch.allclose(poses[0], torch.tensor(PAN.c2w[[0, 4, 8]], dtype=torch.float32))
 
 
 @pytest.mark.parametrize(
