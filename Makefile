@@ -1,7 +1,8 @@
 # make demo   edit a rendered clip in three turns, then look at demo/out
 # make test   lint, types, tests (what continuous integration runs)
 # make bench  every benchmark; writes docs/benchmarks.md
-# make train-mini   mini from nothing, into build/ (SIZE=gpu: the one in the box, on a GPU; FOOTAGE=DIR LICENCE=... adds clips)
+# make train-mini   mini from nothing, into build/ (SIZE=gpu: the one in the box, on a GPU; FOOTAGE=DIR LICENCE=... adds
+#                   clips; SCENES=N and SETTINGS="key=value ..." change how much)
 PYTHON ?= python3
 SIZE ?= cpu
 BIN := .venv/bin
@@ -40,16 +41,18 @@ KEEP := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8000000000
 
 train-mini: train-mini-$(SIZE)
 
+train-mini-cpu: SCENES ?= 900
 train-mini-cpu: install
-	$(BIN)/memory-v2v synthesize --out build/scenes --scenes 900 $(CLIPS)
+	$(BIN)/memory-v2v synthesize --out build/scenes --scenes $(SCENES) $(CLIPS)
 	$(if $(FOOTAGE),$(BIN)/memory-v2v synthesize --out build/scenes --from-videos $(FOOTAGE) licence=$(LICENCE) $(CLIPS))
-	$(KEEP) $(BIN)/memory-v2v train --data build/scenes --out build/mini-cpu --config configs/mini-cpu.yaml
+	$(KEEP) $(BIN)/memory-v2v train --data build/scenes --out build/mini-cpu --config configs/mini-cpu.yaml $(SETTINGS)
 
 # On a GPU scenes are rendered as the training begins; only footage comes from a data set.
+train-mini-gpu: SCENES ?= 4000
 train-mini-gpu: install
 	$(if $(FOOTAGE),$(BIN)/memory-v2v synthesize --out build/footage --scenes 0 --from-videos $(FOOTAGE) licence=$(LICENCE) $(CLIPS))
 	$(if $(FOOTAGE),rm -rf build/pieces && $(BIN)/python -m jobs.pieces build/footage build/pieces)
-	$(BIN)/python -m pipeline.training.alone --out build/mini-gpu --config configs/mini-gpu.yaml $(if $(FOOTAGE),--footage build/pieces)
+	$(BIN)/python -m pipeline.training.alone --out build/mini-gpu --config configs/mini-gpu.yaml --scenes $(SCENES) $(if $(FOOTAGE),--footage build/pieces) $(SETTINGS)
 
 clean:
 	rm -rf demo .venv

@@ -189,7 +189,8 @@ class Operations:
         return 6 * count * self.dim**2
 
     def _block(self, count: int, context: int, text: int) -> int:
-        """`count` tokens that attend to themselves, to `context` kept keys, and to the text, if only to one token."""
+        """`count` tokens that attend to themselves, to `context` kept keys, and to the text: kept as one token it is
+        attended to without a query."""
         dim = self.dim
         total = 8 * count * dim**2 + 4 * count * (count + context) * dim + 4 * count * dim * self.config.ffn_dim
         if text == 1:

@@ -32,7 +32,7 @@ class Leaders(Paths):
 def leading(target: ConditioningVideo) -> Leaders:
     """The frames that lead."""
     with torch.autocast(target.latent.device.type, enabled=False):
-        origins, rays = (each.float() for each in rays_of(target))
+        origins, rays = rays_of(target)
         count, length = rays.shape[:2]
         frames = list(dict.fromkeys(round(share * (length - 1)) for share in LEADING))
         at = torch.tensor(frames, device=rays.device).repeat(count)[:, None].expand(-1, length)

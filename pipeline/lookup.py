@@ -70,7 +70,7 @@ def project(paths: Paths, depths: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     where, away = torch.addcmul(origin, depths[:, None], rays).split([2, 1], dim=1)
     where = where / away.clamp(min=NEAREST / 2)
     shown = (where.abs() < 1).all(dim=1) & (away > NEAREST / 2)[:, 0]
-    # What looks there reads and writes beyond its memory where a place is no number, as in a training that diverges.
+    # Not even in a training that diverges: grid_sample reads and writes beyond its memory where a place is no number.
     return where.clamp(-2, 2).nan_to_num(2.0), shown
 
 
@@ -97,8 +97,8 @@ def fine(frames: torch.Tensor) -> torch.Tensor:
 
 
 def look(frames: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """(M, C, P, H, W): `fine` frames at places (M, 2, P, h, w) of cells, those of pixels between them. M may be several
-    times the number of frames: as many for each, one after another."""
+    """(M, C, P, H, W): `fine` frames at places (M, 2, P, h, w) of cells, those of pixels between them; places must be
+    numbers (`project` sees to that). M may be several times the number of frames: as many for each, in turn."""
     points, (rows, columns) = where.shape[2], frames.shape[2:]
     # Here -1..1 go from the middle of the first pixel to that of the last.
     x, y = where[:, 0] * (columns + 1) / (columns - 1), where[:, 1] * (rows + 1) / (rows - 1)

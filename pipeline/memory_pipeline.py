@@ -201,7 +201,8 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         frame_rate: frames per second, for models whose positions know time in seconds.
         attention, merge: as of the transformer's forward; None for the model's own.
         cache_dtype, cache_device: where the conditioning's keys and values live between steps; None for the model's.
-            torch.float8_e4m3fn takes half of bfloat16, "cpu" none of the accelerator's memory.
+            torch.float8_e4m3fn takes half of bfloat16, "cpu" none of the accelerator's memory. (Frames that a model
+            copies from stay there, in float32.)
         track_responsiveness: measure `rank_correlations` of the output.
         attention_kwargs: {"scale": ...} of LoRA adapters.
         num_inference_steps, guidance_scale, shift: None for the model's own. The second, unguided pass is made only if
@@ -213,7 +214,7 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
         guidance = self.config.guidance_scale if guidance_scale is None else guidance_scale
         shift = self.config.shift if shift is None else shift
-        device, dtype = self._execution_device, self.transformer.dtype  # once: diffusers looks at all modules for them
+        device, dtype = self._execution_device, self.transformer.dtype  # each looks at all modules: not per step
         source_latent = self._source_latent(source)
         shape = self._target_shape(source_latent, num_frames, height, width)
         self.check_inputs(

@@ -38,16 +38,10 @@ def merged_frames(group: Group, share: float) -> int:
 
 
 def mean_keys(keys: torch.Tensor, groups: Sequence[Group]) -> torch.Tensor:
-    """(B, frames, heads, d): mean key of every memory frame, from keys (B, M, heads, d) of all conditioning tokens."""
+    """(B, frames, heads, d): mean key of every frame, from keys (B, M, heads, d) of the groups' tokens."""
     parts = keys.split([group.tokens for group in groups], dim=1)
-    return torch.cat(
-        [
-            part.unflatten(1, (group.frames, -1)).mean(2)
-            for part, group in zip(parts, groups, strict=True)
-            if group.merges
-        ],
-        dim=1,
-    )
+    means = [part.unflatten(1, (group.frames, -1)).mean(2) for part, group in zip(parts, groups, strict=True)]
+    return torch.cat(means, dim=1)
 
 
 def responsiveness(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:

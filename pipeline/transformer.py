@@ -251,7 +251,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         memory_kernels: Sequence[Kernel] | None = None,
         raw: bool = False,
         toward: tuple[MemoryTransformerOutput, float] | None = None,
-    ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
+    ) -> MemoryTransformerOutput | tuple[torch.Tensor]:
         """One prediction for the noisy target.
 
         hidden_states (B, C, T, H, W); timestep (B,) = 1000 sigma; encoder_hidden_states (B, L, text_dim); source and
@@ -260,9 +260,9 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         cache: filled by its first call, and then read instead of source and memories; cached attention only.
         merge_share, memory_kernels: training draws them at random; None for what the number of memories and the
             model's configuration say.
-        raw, toward: for guidance, of a pass with `raw=True` and a second that is given its output and the scale. The
-            second's result is that far on the way from what it says itself to what the first says, and copying, which
-            a raw output has not been through, comes after that.
+        raw: without copying, the sample what the model makes up itself.
+        toward: for guidance, the output (raw will do) of a pass with other words, and a scale. What this pass says goes
+            that far on the way from itself to the other, and copying comes after that.
         attention, merge: None for the model's own. With cached attention, source and memories may have fewer rows
             than the target, B = n * theirs, n targets for each one after another.
         Returns a `MemoryTransformerOutput`, its sample of the target's shape (channels: out_channels), or the sample in
@@ -303,10 +303,10 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         leaders: Leaders | None = None
         if self.copying is not None:
             videos = self._copied(source, memories, cache)
-        if self.copying is not None and not raw:
-            look = partial(sights, target_video, videos)
-            seen = look() if cache is None else cache.once("seen", look)
-            if not self.training:  # there every frame is taught what it makes up
+            if not raw:
+                look = partial(sights, target_video, videos)
+                seen = look() if cache is None else cache.once("seen", look)
+            if not raw and not self.training:  # there every frame is taught what it makes up
                 lead = partial(leading, target_video)
                 leaders = lead() if cache is None else cache.once("leaders", lead)
         temb, modulation, embedded, image = self.condition_embedder(

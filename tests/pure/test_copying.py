@@ -32,12 +32,12 @@ def test_from_the_same_camera_a_video_comes_back_whole_whatever_the_depth():
 
 
 def test_points_lie_where_the_exact_correspondence_of_a_scene_says():
-    scene, lens = random_scene(5), LENS.expand(1, 2, 4)
+    scene, lens = random_scene(5), torch.tensor([0.9, 1.1, 0.47, 0.54])
     poses = torch.stack([camera(0.0, 0.0, 0.0)[0, 0], camera(0.4, -0.1, 0.2, yaw=0.1)[0, 0]])[None]
-    seen = render([scene], poses, lens, torch.zeros(1, 2), SIZE, SIZE)
+    seen = render([scene], poses, lens.expand(1, 2, 4), torch.zeros(1, 2), SIZE, SIZE)
     cells = torch.nn.functional.avg_pool2d(seen.depth, 1, CELL)  # of the pixel at the upper left of every cell
-    where, _ = correspondence(cells[0, 1], poses[0, 1], LENS, seen.depth[0, 0], poses[0, 0], LENS)
-    first, second = (ConditioningVideo(torch.zeros(1, 3, 1, SIZE, SIZE), each[None, None], LENS.expand(1, 1, 4),
+    where, _ = correspondence(cells[0, 1], poses[0, 1], lens, seen.depth[0, 0], poses[0, 0], lens)
+    first, second = (ConditioningVideo(torch.zeros(1, 3, 1, SIZE, SIZE), each[None, None], lens.expand(1, 1, 4),
                      torch.zeros(1, 1)) for each in poses[0])  # fmt: skip
     [sight] = sights(second, [first])
     assert sight is not None
@@ -94,12 +94,13 @@ def test_halved_along_both_axes_is_torchs_bilinear_interpolation(shape):
 
 
 def test_halfway_between_pixels_a_lookup_is_bicubic_and_at_them_it_is_what_is_there():
-    frames = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    middles = (torch.arange(SIZE // CELL) * CELL + CELL / 2) / SIZE * 2 - 1  # of cells
+    rows, columns = SIZE, SIZE // 2 * 3
+    frames = torch.randn(2, 3, rows, columns, generator=torch.Generator().manual_seed(0))
+    tall, wide = ((torch.arange(size // CELL) + 0.5) * CELL / size * 2 - 1 for size in (rows, columns))  # of cells
     for x, y in ((0.0, 0.0), (0.5, 0.0), (0.5, -0.5)):
-        places = torch.stack(torch.meshgrid(middles + 2 * y / SIZE, middles + 2 * x / SIZE, indexing="ij")[::-1])
+        places = torch.stack(torch.meshgrid(tall + 2 * y / rows, wide + 2 * x / columns, indexing="ij")[::-1])
         found = look(fine(frames), places[None, :, None].expand(2, -1, -1, -1, -1))[:, :, 0]
-        moved = torch.tensor([[1.0, 0.0, 2 * x / SIZE], [0.0, 1.0, 2 * y / SIZE]])
+        moved = torch.tensor([[1.0, 0.0, 2 * x / columns], [0.0, 1.0, 2 * y / rows]])
         grid = F.affine_grid(moved.expand(2, 2, 3), frames.shape, align_corners=False)
         wanted = F.grid_sample(frames, grid, mode="bicubic", padding_mode="border", align_corners=False)
         inner = (..., slice(3, -3), slice(3, -3))

@@ -123,6 +123,28 @@ def test_pictures_come_on_request(pipe):
     assert pipe(source=frames(), generator=noise()).frames is None
 
 
+def test_guidance_goes_from_what_is_said_without_the_words_past_what_is_said_with_them():
+    plain = {**TINY_TRANSFORMER, "copied_videos": 0}
+    pipe = quiet(build_mini(transformer=plain, text=TINY_TEXT, prediction="sample", **TINY_PIPELINE))
+    said, given = {"red": 0.3, "green": -0.1}, []
+    words = {text: pipe.encode_prompt(text) for text in said}
+
+    class Oracle(torch.nn.Module):
+        config, dtype, device = pipe.transformer.config, torch.float32, torch.device("cpu")
+
+        def forward(self, hidden_states, timestep, words_given, *, raw=False, toward=None, **conditioning):
+            [text] = [text for text, known in words.items() if torch.equal(known, words_given)]
+            given.append((text, raw, None if toward is None else toward[1]))
+            output = MemoryTransformerOutput(sample=torch.full_like(hidden_states, said[text]))
+            return output if toward is None else output.toward(*toward)
+
+    pipe.transformer = Oracle()
+    asked = {"prompt": "red", "negative_prompt": "green", "guidance_scale": 2.5, "num_inference_steps": 3}
+    result = pipe(source=frames(), generator=noise(), **asked)
+    assert torch.allclose(result.latents, torch.tensor(-0.1 + 2.5 * 0.4), atol=1e-5)
+    assert given == 3 * [("red", True, None), ("green", False, 2.5)]
+
+
 def test_the_second_pass_is_made_only_where_it_can_differ(pipe):
     calls = []
     hook = pipe.transformer.register_forward_pre_hook(lambda *_: calls.append(1))

@@ -66,6 +66,33 @@ def test_counted_operations_are_those_that_torch_counts(config, attention, merge
         assert counted.one(Scheme(attention, merge), memories, filling) == counter.get_total_flops()
 
 
+@pytest.mark.parametrize("attention", ["cached", "joint"])
+@pytest.mark.parametrize("memories", [0, 6])
+def test_counted_operations_of_an_edit_with_guidance_are_those_that_torch_counts(attention, memories):
+    config = {"cameras": "plucker", "positions": "frustum", "patch_size": (1, 2, 4), "copied_videos": 3}
+    model = MemoryWanTransformer3DModel(**{**SMALL, **config}).eval()
+    target = video()
+    call = {
+        "hidden_states": target.latent,
+        "timestep": torch.tensor([500.0]),
+        "target_poses": target.poses,
+        "target_intrinsics": target.intrinsics,
+        "target_times": target.times,
+        "source": video(),
+        "memories": [video() for _ in range(memories)],
+        "attention": attention,
+        "merge": "merge",
+        "cache": MemoryCache() if attention == "cached" else None,
+    }
+    words, none = torch.randn(1, 7, 32), torch.zeros(1, 7, 32)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        for _ in range(3):
+            said = model(**call, encoder_hidden_states=words, raw=True)
+            model(**call, encoder_hidden_states=none, toward=(said, 3.0))
+    counted = Operations(model.config, (3, 12, 20), text=7, unguided=1)
+    assert counted.edit(Scheme(attention, "merge"), memories, steps=3) == counter.get_total_flops()
+
+
 def test_full_size_tokens_are_the_papers():
     with torch.device("meta"):
         config = MemoryWanTransformer3DModel(**{**WAN_1_3B, "num_layers": 1}).config
