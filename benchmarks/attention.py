@@ -158,7 +158,7 @@ class Mini:
 def measure(mini: Mini, quick: bool) -> dict[str, Any]:
     """The table of `mini`, and its figures."""
     counts = Operations(mini.pipe.transformer.config, (FRAMES, SIZE, SIZE), mini.pipe.config.text_length, unguided=1)
-    rounds = 3 if quick else 7
+    rounds = 8 if quick else 12
     best: dict[tuple[str, int], float] = {}
 
     def time_once(name: str, scheme: Scheme, among: int, k: int, steps: int) -> None:
@@ -173,7 +173,7 @@ def measure(mini: Mini, quick: bool) -> dict[str, Any]:
             time_once("ours", SCHEMES["ours"], among, KEPT, 3)
             cache_bytes[among] = mini.cache_bytes
     retrieval = mini.retrieval
-    for last in range(2 if quick else 5):
+    for last in range(5):
         time_once("paper", SCHEMES["paper"], 64, 64, 1)
         time_once("paper, not merging", SINGLE, 64, 64, 1)
         for among in (1, 4, 16):
