@@ -31,6 +31,23 @@ def video(frames=3, height=12, width=20):
     )
 
 
+def an_edit(attention, merge, memories):
+    """What all passes of an edit are given, but the words."""
+    target = video()
+    return {
+        "hidden_states": target.latent,
+        "timestep": torch.tensor([500.0]),
+        "target_poses": target.poses,
+        "target_intrinsics": target.intrinsics,
+        "target_times": target.times,
+        "source": video(),
+        "memories": [video() for _ in range(memories)],
+        "attention": attention,
+        "merge": merge,
+        "cache": MemoryCache() if attention == "cached" else None,
+    }
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -45,24 +62,12 @@ def video(frames=3, height=12, width=20):
 @pytest.mark.parametrize("memories", [0, 1, 6])
 def test_counted_operations_are_those_that_torch_counts(config, attention, merge, memories):
     model = MemoryWanTransformer3DModel(**{**SMALL, **config}).eval()
-    target = video()
-    call = {
-        "hidden_states": target.latent,
-        "timestep": torch.tensor([500.0]),
-        "encoder_hidden_states": torch.randn(1, 7, 32),
-        "target_poses": target.poses,
-        "target_intrinsics": target.intrinsics,
-        "target_times": target.times,
-        "source": video(),
-        "memories": [video() for _ in range(memories)],
-        "attention": attention,
-        "merge": merge,
-        "cache": MemoryCache() if attention == "cached" else None,
-    }
+    call = an_edit(attention, merge, memories)
+    words = torch.randn(1, 7, 32)
     counted = Operations(model.config, (3, 12, 20), text=7)
     for filling in (True, False):
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            model(**call)
+            model(**call, encoder_hidden_states=words)
         assert counted.one(Scheme(attention, merge), memories, filling) == counter.get_total_flops()
 
 
@@ -71,20 +76,7 @@ def test_counted_operations_are_those_that_torch_counts(config, attention, merge
 def test_counted_operations_of_an_edit_with_guidance_are_those_that_torch_counts(attention, memories):
     config = {"cameras": "plucker", "positions": "frustum", "patch_size": (1, 2, 4), "copied_videos": 3}
     model = MemoryWanTransformer3DModel(**{**SMALL, **config}).eval()
-    target = video()
-    call = {
-        "hidden_states": target.latent,
-        "timestep": torch.tensor([500.0]),
-        "target_poses": target.poses,
-        "target_intrinsics": target.intrinsics,
-        "target_times": target.times,
-        "source": video(),
-        "memories": [video() for _ in range(memories)],
-        "attention": attention,
-        "merge": "merge",
-        "cache": MemoryCache() if attention == "cached" else None,
-    }
-    words, none = torch.randn(1, 7, 32), torch.zeros(1, 7, 32)
+    call, words, none = an_edit(attention, "merge", memories), torch.randn(1, 7, 32), torch.zeros(1, 7, 32)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         for _ in range(3):
             said = model(**call, encoder_hidden_states=words, raw=True)
