@@ -100,9 +100,6 @@ def train(
     if setup.gradient_checkpointing:
         pipe.transformer.enable_gradient_checkpointing()
     if setup.compile:
-        # A block is called alone, beside a cache, for its projections, with gradients and without, for several lengths:
-        # at torch's limit of 8 variants it would silently run uncompiled.
-        torch._dynamo.config.recompile_limit = 64
         pipe.transformer.compile_repeated_blocks(dynamic=True)
     network = Network(pipe, setup.attention, getattr(torch, setup.precision))
     trainer = Trainer(network, setup.recipe, setup.seed, rank, takes_part(setup.tune), wrap)

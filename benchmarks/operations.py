@@ -84,10 +84,10 @@ class Operations:
                 if joint or filling:
                     merging = [group for group in before if group.merges]
                     frames = sum(group.frames for group in merging)
-                    total += self._project(target + tokens(merging)) + 2 * target * frames * dim
+                    total += self._project(target) + self._project(tokens(merging)) + 2 * target * frames * dim
                     total += self._compress(before, scheme, memories)
                 if filling and not joint and index == points[0]:
-                    again = self._project(tokens(groups)) + self._compress(before, scheme, memories)
+                    again = 2 * self._project(tokens(groups)) + self._compress(before, scheme, memories)
                     total += index * again
             count = tokens(groups)
             if joint:
@@ -95,7 +95,7 @@ class Operations:
                 continue
             if filling:
                 last = index == config.num_layers - 1
-                total += self._project(count) if last else self._block(count, 0, 0)
+                total += 2 * self._project(count) if last else self._block(count, 0, 0)
             elif points and index < points[0]:
                 kept = self._merged(groups, scheme, memories)
                 count = tokens(kept)
@@ -186,7 +186,8 @@ class Operations:
         return 2 * text * self.dim * (self.config.text_dim + self.dim * (1 + 2 * self.config.num_layers))
 
     def _project(self, count: int) -> int:
-        return 6 * count * self.dim**2
+        """One of queries, keys and values."""
+        return 2 * count * self.dim**2
 
     def _block(self, count: int, context: int, text: int) -> int:
         """`count` tokens that attend to themselves, to `context` kept keys, and to the text: kept as one token it is

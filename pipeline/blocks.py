@@ -25,7 +25,7 @@ from torch import nn
 from .positions import Rotary
 
 Keys = tuple[torch.Tensor, torch.Tensor]
-Projections = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+ALONE = ("q", "k", "kv")  # projections that may be asked for and nothing else
 
 
 class MemoryAttnProcessor(WanAttnProcessor):
@@ -45,13 +45,13 @@ class MemoryAttnProcessor(WanAttnProcessor):
         if context is None and not project:
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
         assert rotary_emb is not None
+        if project in ALONE:
+            return tuple(_projected(attn, letter, hidden_states, rotary_emb) for letter in project)
         query, key, value = _get_qkv_projections(attn, hidden_states, None)
         query = _turned(attn.norm_q(query).unflatten(2, (attn.heads, -1)), rotary_emb)
         key = _turned(attn.norm_k(key).unflatten(2, (attn.heads, -1)), rotary_emb)
-        own = query, key, value.unflatten(2, (attn.heads, -1))
-        if project == "only":
-            return own
-        query, key, value = own
+        value = value.unflatten(2, (attn.heads, -1))
+        own = query, key, value
         if context is not None:
             # several targets may share one encoding (training): each encoding's come one after another
             shared = [each.repeat_interleave(len(key) // len(each), dim=0) for each in context]
@@ -86,6 +86,14 @@ class TextAttnProcessor(WanAttnProcessor):
         query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
         attended = dispatch_attention_fn(query, key, value, backend=self._attention_backend)
         return attn.to_out[1](attn.to_out[0](attended.flatten(2, 3).type_as(query)))
+
+
+def _projected(attn: WanAttention, letter: str, states: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+    """One of q, k and v; the single layers stay beside fused ones."""
+    if letter == "v":
+        return attn.to_v(states).unflatten(2, (attn.heads, -1))
+    layer, norm = (attn.to_q, attn.norm_q) if letter == "q" else (attn.to_k, attn.norm_k)
+    return _turned(norm(layer(states)).unflatten(2, (attn.heads, -1)), rotary)
 
 
 def _turned(states: torch.Tensor, rotary: Rotary) -> torch.Tensor:
@@ -140,8 +148,8 @@ class MemoryWanTransformerBlock(WanTransformerBlock):
         temb (B, 6, D) modulates the first `target_tokens` tokens, conditioning_temb the rest; without it, temb all.
         cameras (B, N, 12): poses of the tokens, for blocks with camera layers.
         context: keys and values (B, M, heads, d) to attend to beside the sequence's own.
-        project: "also" returns (states, (queries, keys, values) of the self-attention), "only" those and nothing else;
-            "text" the keys and values of the text, whatever the sequence.
+        project: "also" returns (states, (queries, keys, values) of the self-attention); "q", "k" and "kv" a tuple of
+            the ones named and nothing else; "text" the keys and values of the text, whatever the sequence.
         """
         if project == "text":
             return self.attn2(hidden_states, encoder_hidden_states, project=True)
@@ -169,7 +177,7 @@ class MemoryWanTransformerBlock(WanTransformerBlock):
         if self.cam_encoder is not None and cameras is not None:
             attention_input = attention_input + self.cam_encoder(cameras.to(attention_input.dtype))
         result = self.attn1(attention_input, None, None, rotary_emb, context=context, project=project)
-        if project == "only":
+        if project in ALONE:
             return result
         attended, own = result if project else (result, None)
         if self.projector is not None:  # with or without cameras: it was trained as a part of the attention

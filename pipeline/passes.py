@@ -104,19 +104,20 @@ class Pass:
         sequence = Tokens.join([target, conditioning])
         return sequence, self.rotary(sequence.places)
 
-    def projections(self, block: nn.Module, tokens: Tokens, modulation: torch.Tensor | None) -> Any:
-        """Queries, keys and values that a block would attend with."""
+    def projections(self, which: str, block: nn.Module, tokens: Tokens, modulation: torch.Tensor | None) -> Any:
+        """A tuple of what a block would attend with: `which` of queries, keys and values, "q", "k" or "kv"."""
         factors = self.rotary(tokens.places)
-        return self.call(block, tokens.states, None, modulation, factors, None, 0, tokens.cameras, None, "only")
+        return self.call(block, tokens.states, None, modulation, factors, None, 0, tokens.cameras, None, which)
 
     @torch.no_grad()
     def _select(
         self, index: int, block: nn.Module, target: Tokens, conditioning: Tokens, cache: MemoryCache | None = None
     ) -> Selection:
         """The memory frames to merge at the entry of a block."""
-        queries = self.projections(block, target, self.modulation)[0]
+        [queries] = self.projections("q", block, target, self.modulation)
         merging = Tokens.join([part for part in conditioning.split() if part.groups[0].merges])
-        pooled = mean_keys(self.projections(block, merging, self.clean)[1], merging.groups)
+        [keys] = self.projections("k", block, merging, self.clean)
+        pooled = mean_keys(keys, merging.groups)
         scores = responsiveness(queries, pooled)
         if cache is not None:
             cache.responsiveness[index], cache.mean_keys[index] = scores, pooled
@@ -144,9 +145,9 @@ class Filling:
         last = index == len(run.blocks) - 1  # what comes out of the last block nobody reads
         result = run.call(
             block, self.tokens.states, None, run.clean, self.factors, None, 0, self.tokens.cameras, None,
-            "only" if last else "also",
+            "kv" if last else "also",
         )  # fmt: skip
-        (_, keys, values) = result if last else result[1]
+        keys, values = result if last else result[1][1:]
         self.cache.store(index, (keys, values))
         if not last:
             self.tokens = self.tokens.having(result[0])
@@ -156,6 +157,5 @@ class Filling:
         later steps see their frames through the same compressor. This pass has seen them whole."""
         for index, tokens in enumerate(self.before):
             merged = merge(tokens, selection, self.run.merging.compressor)
-            _, keys, values = self.run.projections(self.run.blocks[index], merged, self.run.clean)
-            self.cache.store(index, (keys, values))
+            self.cache.store(index, self.run.projections("kv", self.run.blocks[index], merged, self.run.clean))
         self.before = []

@@ -360,6 +360,13 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         self._pass(conditioning.states, clean, clean, "off", 0.0).encode(cache, conditioning)
         return cache
 
+    def compile_repeated_blocks(self, *args: Any, **kwargs: Any) -> None:
+        """Diffusers' own, whose arguments are `torch.compile`'s."""
+        # A block is called alone, beside a cache, for its projections, with gradients and without, for several lengths:
+        # at torch's limit of 8 variants it would run uncompiled without a word, or raise where fullgraph is asked for.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+        super().compile_repeated_blocks(*args, **kwargs)
+
     def kernel_of(self, rank: int, kernels: Sequence[Kernel] | None = None) -> Kernel:
         """The tokenizer of the memory at this rank, 0 the most relevant, in multiples of the base patch."""
         kernels = self.config.memory_kernels if kernels is None else kernels

@@ -124,7 +124,6 @@ def run(given: argparse.Namespace, setup: Setup, recipe: Recipe) -> None:
         pipe = build_mini(setup.seed, size=setup.model.removeprefix("mini-"))
     pipe.to(device)
     if setup.compile:
-        torch._dynamo.config.recompile_limit = 64  # as in actors/training.py: a block is called in many ways
         pipe.transformer.compile_repeated_blocks(dynamic=True)
     network = Network(pipe, None, getattr(torch, setup.precision))
     trainer = Trainer(network, recipe, setup.seed)
