@@ -217,7 +217,7 @@ def test_what_guidance_drives_beyond_the_range_of_pictures_is_cut():
     far = (network(**asked, raw=True), 20.0)
     beyond = unbounded(**nothing, toward=far).sample
     assert beyond.abs().max() > 1.0
-    assert network(**nothing, toward=far).sample.abs().max() < 0.55, "but for what interpolation adds"
+    assert network(**nothing, toward=far).sample.abs().max() < 0.7, "0.5, and what bicubic interpolation adds to that"
     assert torch.equal(network(**nothing, toward=far).own, unbounded(**nothing, toward=far).own), "for further guidance"
     taught = network.train()(**nothing, toward=far).sample
     assert torch.equal(taught, unbounded.train()(**nothing, toward=far).sample), "training sees how far beyond"
