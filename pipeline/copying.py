@@ -52,8 +52,9 @@ def _sights(target: ConditioningVideo, videos: Sequence[ConditioningVideo | None
         row = torch.arange(len(rays), device=rays.device) // (len(rays) // len(video.latent))
         nearest = (target.times[:, :, None] - video.times[row][:, None]).abs().argmin(-1)  # (B, T)
         paths = paths_through(origins, rays, video, nearest)
-        frames = fine(framewise(video.latent)).unflatten(0, (len(video.latent), -1))
-        found.append(Sight(**vars(paths), frames=frames[row[:, None], nearest]))
+        # A video of another time is looked at in one frame or two.
+        used, where = (row[:, None] * video.times.shape[1] + nearest).unique(return_inverse=True)
+        found.append(Sight(**vars(paths), frames=fine(framewise(video.latent)[used])[where]))
     return found
 
 
