@@ -40,7 +40,6 @@ TRANSFORMER: dict[str, Any] = {
     "merge_kernel": (2, 2),
     "copied_videos": 3,
     "copied_points": 3,
-    "clip_sample_range": 1.0,
 }
 # By what it is trained on: two cores in an afternoon, or a GPU in half an hour.
 SIZES: dict[str, dict[str, Any]] = {

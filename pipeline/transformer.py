@@ -81,8 +81,6 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         copied_videos: how many conditioning videos, the source and then the first memories, the target may copy pixels
             from (see `copying`); 0 for a model without this. copied_points: depths of a ray at which it looks. Outside
             of training, what the frames of such a model's target make up agrees along rays (see `agreement`).
-        clip_sample_range: what such a model makes up is cut to plus or minus this, outside of training; None for
-            latents without bounds. Pixels have them, and guidance drives beyond.
     New parameters: `tokenizers.<t>x<h>x<w>` (one per distinct kernel); `role_embedding` and `camera_embedding`, zero at
     first so that a base model is unchanged by them, or the blocks' `cam_encoder` and `projector`; `compressor`;
     `copying`.
@@ -134,7 +132,6 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         merge_kernel: tuple[int, int] = (2, 2),
         copied_videos: int = 0,
         copied_points: int = 3,
-        clip_sample_range: float | None = None,
     ) -> None:
         super().__init__(
             patch_size=patch_size,
@@ -343,10 +340,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             output = output.toward(*toward)
         if self.copying is not None and not raw:
             sigma = timestep / 1000
-            own: Any = output.own
-            if config.clip_sample_range is not None and not self.training:  # there it would hide errors from gradients
-                own = own.clamp(-config.clip_sample_range, config.clip_sample_range)
-            output.sample = self.copying(own, output.logits, output.log_depths, hidden_states, sigma, seen, leaders)
+            said = (output.own, output.logits, output.log_depths)
+            output.sample = self.copying(*said, hidden_states, sigma, seen, leaders)
         return output if return_dict else (output.sample,)
 
     def encode_conditioning(

@@ -208,22 +208,6 @@ def test_guidance_comes_before_copying(attention):
 
 
 @torch.no_grad()
-def test_what_guidance_drives_beyond_the_range_of_pictures_is_cut():
-    network, unbounded = model(clip_sample_range=0.5), model(clip_sample_range=None)
-    for each in (network, unbounded):
-        each.copying.proj.weight.zero_()
-        each.copying.proj.bias.view(-1, 13)[:, 9] = 50.0  # all of it the model's own
-    asked, nothing = call(), call(encoder_hidden_states=torch.zeros(1, 5, 32))
-    far = (network(**asked, raw=True), 20.0)
-    beyond = unbounded(**nothing, toward=far).sample
-    assert beyond.abs().max() > 1.0
-    assert network(**nothing, toward=far).sample.abs().max() < 0.7, "0.5, and what bicubic interpolation adds to that"
-    assert torch.equal(network(**nothing, toward=far).own, unbounded(**nothing, toward=far).own), "for further guidance"
-    taught = network.train()(**nothing, toward=far).sample
-    assert torch.equal(taught, unbounded.train()(**nothing, toward=far).sample), "training sees how far beyond"
-
-
-@torch.no_grad()
 def test_a_memory_beyond_those_copied_from_reaches_the_target_by_its_tokens_alone():
     network, given = model(copied_videos=2), call()
     changed = [*given["memories"]]
