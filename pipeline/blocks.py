@@ -46,12 +46,10 @@ class MemoryAttnProcessor(WanAttnProcessor):
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
         assert rotary_emb is not None
         if project in ALONE:
-            return tuple(_projected(attn, letter, hidden_states, rotary_emb) for letter in project)
-        query, key, value = _get_qkv_projections(attn, hidden_states, None)
-        query = _turned(attn.norm_q(query).unflatten(2, (attn.heads, -1)), rotary_emb)
-        key = _turned(attn.norm_k(key).unflatten(2, (attn.heads, -1)), rotary_emb)
-        value = value.unflatten(2, (attn.heads, -1))
-        own = query, key, value
+            layers = {"q": attn.to_q, "k": attn.to_k, "v": attn.to_v}  # they stay beside fused ones
+            return tuple(_heads(attn, name, layers[name](hidden_states), rotary_emb) for name in project)
+        projected = _get_qkv_projections(attn, hidden_states, None)
+        own = query, key, value = [_heads(attn, *each, rotary_emb) for each in zip("qkv", projected, strict=True)]
         if context is not None:
             # several targets may share one encoding (training): each encoding's come one after another
             shared = [each.repeat_interleave(len(key) // len(each), dim=0) for each in context]
@@ -88,12 +86,12 @@ class TextAttnProcessor(WanAttnProcessor):
         return attn.to_out[1](attn.to_out[0](attended.flatten(2, 3).type_as(query)))
 
 
-def _projected(attn: WanAttention, letter: str, states: torch.Tensor, rotary: Rotary) -> torch.Tensor:
-    """One of q, k and v; the single layers stay beside fused ones."""
-    if letter == "v":
-        return attn.to_v(states).unflatten(2, (attn.heads, -1))
-    layer, norm = (attn.to_q, attn.norm_q) if letter == "q" else (attn.to_k, attn.norm_k)
-    return _turned(norm(layer(states)).unflatten(2, (attn.heads, -1)), rotary)
+def _heads(attn: WanAttention, name: str, projected: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+    """A projection "q", "k" or "v" (B, N, D) as it is attended with, (B, N, heads, d)."""
+    if name == "v":
+        return projected.unflatten(2, (attn.heads, -1))
+    norm = attn.norm_q if name == "q" else attn.norm_k
+    return _turned(norm(projected).unflatten(2, (attn.heads, -1)), rotary)
 
 
 def _turned(states: torch.Tensor, rotary: Rotary) -> torch.Tensor:
