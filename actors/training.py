@@ -42,8 +42,8 @@ class TrainingSetup:
     """Paths and numbers only, so that any process can be started from it.
 
     data: a data set of clips. out: folder of log, checkpoints, sheets and the trained model. model: folder of the
-    pipeline to begin from. height, width, frames: of a window. tune: "all", "paper" for what the paper tunes, or "lora"
-    for adapters of `lora_rank`. precision: "float32" or "bfloat16" for the matrix products. threads: of torch, per
+    pipeline to begin from. height, width, frames: of a window. tune: as of `takes_part`; "lora" adapters have
+    `lora_rank`. precision: "float32" or "bfloat16" for the matrix products. threads: of torch, per
     process. sharding: "none", or "full" where parameters are spread over the processes. latents: keep them on disk.
     """
 

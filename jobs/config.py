@@ -133,7 +133,7 @@ class TrainConfig:
     seed: int = bits(0, "of all that is drawn; of the weights too, where the model begins untrained")
     # how the model is trained
     attention: str | None = bits(None, "cached or joint; null: the model's own")
-    tune: str = bits("all", "all parameters; paper: those the paper tunes; lora: low-rank adapters of self-attention")
+    tune: str = bits("all", "all; paper: what it tunes; words: what reads them; lora: adapters of self-attention")
     lora_rank: int = bits(16, "of the adapters")
     precision: str = bits("float32", "of the matrix products: float32 or bfloat16")
     # the machines
@@ -153,7 +153,7 @@ class TrainConfig:
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "attention": (None, "cached", "joint"),
     "merge": (None, "off", "merge", "discard"),
-    "tune": ("all", "paper", "lora"),
+    "tune": ("all", "paper", "words", "lora"),
     "precision": ("float32", "bfloat16"),
     "sharding": ("none", "full"),
     "optimizer": ("muon", "adamw"),

@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML, as of `memory-v2v train`")
     parser.add_argument("--scenes", type=int, default=4000)
+    parser.add_argument("--first", type=int, default=0, metavar="N", help="number of the first of them")
     parser.add_argument("--edits", type=int, default=8, help="of each scene")
     parser.add_argument("--frames", type=int, default=48, help="of each clip")
     parser.add_argument("--renderers", type=int, default=max(1, (os.cpu_count() or 2) - 2), help="processes")
@@ -163,8 +164,9 @@ def run(given: argparse.Namespace, setup: Setup, recipe: Recipe) -> None:
         if scenes % 500 == 0 or scenes == given.scenes:
             log.write({"step": trainer.step, "rendered": scenes})
 
+    scenes = range(given.first, given.first + given.scenes)
     held_out = _validation(stage, pool, setup.validation_batches) if setup.validation_batches else []
-    source = rendered_batches(stage, range(given.scenes), given.renderers, trainer.step, pool, given.footage, rendered)
+    source = rendered_batches(stage, scenes, given.renderers, trainer.step, pool, given.footage, rendered)
     with contextlib.closing(source) as batches:
         saved, start, clock = time.monotonic(), trainer.step, 0.0
         for batch in batches:

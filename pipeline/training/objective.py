@@ -67,7 +67,6 @@ def loss(
     *,
     shift: float,
     sample: bool,
-    changed_weight: float = 1.0,
 ) -> torch.Tensor:
     """The loss of every target, (B M,). Everything random comes from `generator`, on the batch's device.
 
@@ -91,12 +90,12 @@ def loss(
     prediction = network(batch, noisy, sigma, instructions)
     # From what lies under the noise to the noise, and the way from the truth to it made up for until sigma is 0.
     wanted = clean if sample else noise - below + (below - clean) / sigma.view(-1, 1, 1, 1, 1)
-    changed = batch.changed if changed_weight != 1 else None
-    error = weighted_error(prediction.sample, wanted, changed, changed_weight)
+    changed = batch.changed if recipe.changed_weight != 1 else None
+    error = weighted_error(prediction.sample, wanted, changed, recipe.changed_weight)
     if prediction.own is not None:
         # Where copying prevails, the mean teaches the model's own part nothing, and it would never learn what to put in
         # the place of what an instruction changes.
-        error = error + recipe.own_weight * weighted_error(prediction.own, wanted, changed, changed_weight)
+        error = error + recipe.own_weight * weighted_error(prediction.own, wanted, changed, recipe.changed_weight)
     if batch.depths is not None and prediction.log_depths is not None:
         error = error + recipe.depth_weight * depth_error(prediction.log_depths, batch.depths)
     return error

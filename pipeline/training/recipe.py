@@ -56,7 +56,7 @@ class Recipe:
     depth_weight: float = choice(
         0.1, "of the error of log depths, where the model copies along rays and the data has depth"
     )
-    changed_weight: float = choice(5.0, "of pixels that an instruction changes; falls to 1 with the learning rate")
+    changed_weight: float = choice(5.0, "of pixels that an instruction changes")
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -81,8 +81,4 @@ class Recipe:
     def schedule(self, step: int) -> float:
         """What both learning rates are multiplied with at a step, counted from 0."""
         rise = min(1.0, (step + 1) / max(1, self.warmup))
-        return rise * self.fall(step)
-
-    def fall(self, step: int) -> float:
-        """1, then linearly to 0 over the last `decay` share of the steps."""
-        return min(1.0, max(0.0, (self.steps - step) / max(1.0, self.decay * self.steps)))
+        return rise * min(1.0, max(0.0, (self.steps - step) / max(1.0, self.decay * self.steps)))

@@ -71,11 +71,10 @@ class Trainer:
         generator = torch.Generator(batch.clean.device).manual_seed(int(state[0]))
         batch = noised(batch, recipe.memory_noise, generator)
         self.pipe.transformer.train()
-        weight = 1 + (recipe.changed_weight - 1) * recipe.fall(self.step)
         config = self.pipe.config
         sample = config.prediction == "sample"
         shift = recipe.shift or config.shift
-        value = loss(self.wrapped, batch, recipe, generator, shift=shift, sample=sample, changed_weight=weight).mean()
+        value = loss(self.wrapped, batch, recipe, generator, shift=shift, sample=sample).mean()
         value.backward()
         norm = everywhere(torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), recipe.clip))
         if not torch.isfinite(value) or not torch.isfinite(norm):

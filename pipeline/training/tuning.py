@@ -1,4 +1,4 @@
-"""Which parameters take part in a training: all, those the paper tunes, or low-rank adapters beside them (LoRA)."""
+"""Which parameters a training moves: all, those the paper tunes, those that read words, or low-rank adapters (LoRA)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ from pipeline.mini import seeded
 
 # Self-attention, ReCamMaster's layers around it, camera encoders, tokenizers and compressors; and copying, beside them.
 PAPER = ("attn1.", "projector.", "cam_encoder.", "camera_embedding.", "tokenizers.", "compressor.", "copying.")
+# What says which words a token attends to. Where all text is padding, it does not matter which.
+WORDS = ("attn2.to_q.", "attn2.to_k.", "attn2.norm_", "norm2.")
 ADAPTED = ["attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"]
 
 
 def takes_part(tune: str) -> Callable[[str], bool]:
-    """Whether a parameter of a `Network` of this name is trained. tune: "all", "paper" or "lora"."""
-    parts = {"all": ("",), "paper": PAPER, "lora": ("lora_",)}[tune]
-    alone = tune != "all"  # the text encoder has no part in the paper's tuning
-    return lambda name: any(part in name for part in parts) and (name.startswith("transformer.") or not alone)
+    """Whether a parameter of a `Network` of this name is trained. tune: "all", "paper", "words" or "lora".
+
+    After "words", edits without an instruction are the same, bit for bit, where the empty prompt is padding (`mini`).
+    """
+    parts = {"all": ("",), "paper": PAPER, "words": WORDS, "lora": ("lora_",)}[tune]
+    reads = tune in ("all", "words")  # the text encoder has no part in the paper's tuning
+    return lambda name: any(part in name for part in parts) if name.startswith("transformer.") else reads
 
 
 def add_lora(transformer: Any, rank: int, seed: int = 0) -> None:

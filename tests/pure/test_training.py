@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.clip import Clip
+from pipeline.memory_pipeline import MemoryVideo
 from pipeline.mini import SIZES, TRANSFORMER, build_mini, build_tiny
 from pipeline.training.batch import collate
 from pipeline.training.estimate import estimate, measured_rate
@@ -26,7 +27,7 @@ from pipeline.training.samples import TASKS, Corpus, Window, pairs, starts
 from pipeline.training.trainer import Trainer
 from pipeline.training.tuning import takes_part
 from pipeline.training.validation import validate, validation_batches, validation_recipe
-from pipeline.trajectory import Trajectory, default_intrinsics
+from pipeline.trajectory import Trajectory, default_intrinsics, preset
 from pipeline.transformer import MemoryWanTransformer3DModel
 
 LENGTH = 8
@@ -579,6 +580,35 @@ def test_the_paper_tunes_self_attention_cameras_tokenizers_and_compressors_and_w
     assert not any(part(name) for name, _ in network.named_parameters() if "ffn" in name or "attn2" in name)
     assert not any(part(name) for name, _ in network.named_parameters() if name.startswith("text_encoder"))
     assert all(takes_part("all")(name) for name, _ in network.named_parameters())
+
+
+def test_who_learns_words_alone_edits_without_them_as_before_to_the_bit():
+    pipe = build_tiny()
+    pipe.set_progress_bar_config(disable=True)
+    recipe = Recipe(batch=2, targets=1, warmup=1, learning_rate=0.1, adam_learning_rate=0.1, ema=0.0)
+    lens = default_intrinsics(1.0)
+    camera, aside = Trajectory.static(16, lens), preset("arc_left", 16, lens)
+    video = torch.randn(3, 16, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def edits(prompt: str) -> list[torch.Tensor]:
+        return [
+            pipe(
+                source=video, source_trajectory=camera, target_trajectory=aside, prompt=prompt,
+                memories=[MemoryVideo(video.flip(1), aside)], attention=attention,
+                generator=torch.Generator().manual_seed(1),
+            ).latents
+            for attention in ("cached", "joint")
+        ]  # fmt: skip
+
+    before = edits(""), edits("paint the ball red")
+    trainer = Trainer(Network(pipe), recipe, trainable=takes_part("words"))
+    for _ in range(2):
+        trainer.train_step(text_batch(recipe))
+    pipe.transformer.eval()
+    wordless, worded = edits(""), edits("paint the ball red")
+    assert all(torch.equal(*each) for each in zip(wordless, before[0], strict=True))
+    assert not any(torch.equal(*each) for each in zip(worded, before[1], strict=True))
+    assert {name.split(".")[0] for name in trainer.parameters} == {"transformer", "text_encoder"}
 
 
 # The estimate.
