@@ -25,8 +25,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Two at a time, then those that start a Ray with processes of its own.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --ignore=tests/cli --ignore=tests/cluster
+	$(BIN)/python -m pytest tests/cli tests/cluster
 
 bench: install
 	$(BIN)/python -m benchmarks
