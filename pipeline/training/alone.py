@@ -87,6 +87,8 @@ def main() -> None:
                 raise ValueError(f"{name} is {value!r}, expected one of {known}")
         if min(given.scenes, given.renderers) < 1:
             raise ValueError(f"--scenes {given.scenes} --renderers {given.renderers}, expected at least 1 of each")
+        if given.first < 0:
+            raise ValueError(f"--first {given.first}, expected the number of a scene, 0 or more")
     except (ValueError, OSError) as error:
         parser.error(str(error))
     run(given, setup, recipe)
@@ -164,9 +166,9 @@ def run(given: argparse.Namespace, setup: Setup, recipe: Recipe) -> None:
         if scenes % 500 == 0 or scenes == given.scenes:
             log.write({"step": trainer.step, "rendered": scenes})
 
-    scenes = range(given.first, given.first + given.scenes)
     held_out = _validation(stage, pool, setup.validation_batches) if setup.validation_batches else []
-    source = rendered_batches(stage, scenes, given.renderers, trainer.step, pool, given.footage, rendered)
+    numbers = range(given.first, given.first + given.scenes)
+    source = rendered_batches(stage, numbers, given.renderers, trainer.step, pool, given.footage, rendered)
     with contextlib.closing(source) as batches:
         saved, start, clock = time.monotonic(), trainer.step, 0.0
         for batch in batches:

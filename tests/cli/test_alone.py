@@ -83,6 +83,7 @@ def test_it_trains_validates_writes_a_model_and_goes_on_where_it_was(
         ("model=mini", "model is 'mini', expected one of ('mini-cpu', 'mini-gpu')"),
         ("precision=half", "precision is 'half', expected one of ('float32', 'bfloat16')"),
         ("--renderers=0", "--scenes 2 --renderers 0, expected at least 1 of each"),
+        ("--first=-1", "--first -1, expected the number of a scene, 0 or more"),
         ("optimizer=sgd", "optimizer must be muon or adamw, got 'sgd'"),
     ],
 )
