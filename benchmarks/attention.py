@@ -174,8 +174,8 @@ def measure(mini: Mini, quick: bool) -> dict[str, Any]:
             cache_bytes[among] = mini.cache_bytes
     retrieval = mini.retrieval
     for last in range(5):
-        time_once("paper", SCHEMES["paper"], 64, 64, 1)
-        time_once("paper, not merging", SINGLE, 64, 64, 1)
+        time_once("paper", SCHEMES["paper"], 64, 64, 2)
+        time_once("paper, not merging", SINGLE, 64, 64, 2)
         for among in (1, 4, 16):
             time_once("paper", SCHEMES["paper"], among, among, 1)
         for among in (1, 4) if quick or last else (1, 4, 16):

@@ -120,7 +120,7 @@ def merge(tokens: Tokens, selection: Selection, compressor: Compressor | None) -
             continue
         kept, low = (_frames(part, indices) for indices in chosen)
         parts += [kept] if compressor is None else [kept, compressor(low)]
-    return Tokens.join(parts)
+    return Tokens.join([part for part in parts if len(part)])
 
 
 def rank_correlation(first: torch.Tensor, second: torch.Tensor) -> float:

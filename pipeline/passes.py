@@ -114,8 +114,11 @@ class Pass:
         self, index: int, block: nn.Module, target: Tokens, conditioning: Tokens, cache: MemoryCache | None = None
     ) -> Selection:
         """The memory frames to merge at the entry of a block."""
+        merges = [part for part in conditioning.split() if part.groups[0].merges]
+        if not merges:  # earlier merge points have dropped them all
+            return [None for _ in conditioning.groups]
+        merging = Tokens.join(merges)
         [queries] = self.projections("q", block, target, self.modulation)
-        merging = Tokens.join([part for part in conditioning.split() if part.groups[0].merges])
         [keys] = self.projections("k", block, merging, self.clean)
         pooled = mean_keys(keys, merging.groups)
         scores = responsiveness(queries, pooled)

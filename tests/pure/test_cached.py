@@ -215,6 +215,13 @@ def test_the_merged_cache_is_smaller_and_serves_the_later_steps(merge):
     assert predict(model, **given, cache=cache).isfinite().all()
 
 
+@pytest.mark.parametrize("attention", ["cached", "joint"])
+@pytest.mark.parametrize("merge", ["merge", "discard"])
+def test_merging_at_every_block_goes_on_when_no_frame_is_left_to_merge(attention, merge):
+    model = model_of(merge="merge", merge_at=[block / 6 for block in range(6)])
+    assert predict(model, **call(memories=8, attention=attention, merge=merge)).isfinite().all()
+
+
 def test_the_first_pass_in_lockstep_is_the_one_without_a_cache():
     model, given = model_of(merge="merge"), call(memories=6)
     assert torch.equal(predict(model, **given, cache=MemoryCache()), predict(model, **given))
