@@ -12,9 +12,7 @@ Lance does not survive a fork: start loaders with *spawn*, where a data set give
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -27,16 +25,13 @@ from numpy.typing import NDArray
 from pipeline.clip import Clip
 from pipeline.trajectory import Trajectory, TrajectoryError
 from storage.clip_row import CHANNELS, SPLITS, ClipRow, check, family_of, schema, split_of, table
-from storage.errors import StorageError, StorageFault
+from storage.errors import StorageError, StorageFault, fault
+from storage.lance_rows import insert, line, metadata_of, opened
 from storage.memory import numbers
 
 CLIPS_VERSION = "1"
 NAME = "clips.lance"  # in the folder that `memory-v2v synthesize` writes
 _VERSION, _GENERATOR, _PREFIX = "memory_v2v.clips", "memory_v2v.generator", "memory_v2v."
-
-# Lance's own defaults are 6 + 1 GiB per process, and every loader opens the data set.
-INDEX_CACHE = 16 << 20
-METADATA_CACHE = 32 << 20
 
 # Windows of one read fetched at a time: Lance waits for its own threads with the lock of Python released, so that a
 # few together are half as fast again, on two cores, as one after the other.
@@ -78,21 +73,21 @@ class ClipDataset:
         except OSError as error:
             if "already exists" in str(error):
                 raise StorageError(f"{url}: a data set is there already; open it, or choose another folder") from error
-            raise StorageFault(
-                error.errno, f"{url}: cannot be created ({_line(error)}); check space and permissions"
-            ) from error
+            raise fault(url, "cannot be created", error, "check space and permissions") from error
         return cls.open(url, storage_options)
 
     @classmethod
     def open(cls, url: str, storage_options: dict[str, str] | None = None) -> ClipDataset:
         """The data set at `url`, or the one in that folder."""
-        dataset = _open(url, storage_options)
+        if os.path.isfile(url):
+            raise StorageError(f"{url}: is a file; a data set of clips is a folder: name that")
+        dataset = opened(url, storage_options)
         if dataset is None and not url.rstrip("/").endswith(".lance"):
             url = f"{url.rstrip('/')}/{NAME}"
-            dataset = _open(url, storage_options)
+            dataset = opened(url, storage_options)
         if dataset is None:
             raise StorageError(f"{url}: no data set of clips is there; make one with `memory-v2v synthesize --out`")
-        version = _metadata(dataset).get(_VERSION)
+        version = metadata_of(dataset).get(_VERSION)
         if version is None:
             raise StorageError(
                 f"{url}: is a Lance data set but not one of clips; name one that `memory-v2v synthesize` made"
@@ -110,7 +105,7 @@ class ClipDataset:
     @property
     def metadata(self) -> dict[str, str]:
         """What `create` was given, and `clips`, the version of the format."""
-        return {key.removeprefix(_PREFIX): value for key, value in _metadata(self._dataset).items()}
+        return {key.removeprefix(_PREFIX): value for key, value in metadata_of(self._dataset).items()}
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -130,21 +125,8 @@ class ClipDataset:
         if not unique:
             return
         added = table(list(unique.values()), self._dataset.schema, self.metadata["generator"])
-        try:
-            self._dataset.checkout_latest()
-            self._dataset.merge_insert("id").when_not_matched_insert_all().execute(added)
-            self._dataset.checkout_latest()
-        except OSError as error:
-            # Of a full disk Lance may only say that a blob came out too short; who catches this must know it is full.
-            place = os.path.dirname(os.path.abspath(self.url))
-            free = shutil.disk_usage(place).free if os.path.isdir(place) else None
-            code = errno.ENOSPC if free is not None and free < 2 * added.nbytes else error.errno
-            space = "" if free is None else f" with {free / 1e6:.0f} MB free on its disk"
-            raise StorageFault(
-                code,
-                f"{self.url}: {len(unique)} clips could not be committed{space} ({_line(error)}); free space or mend "
-                "the permissions and run the same command again, what was committed before is safe",
-            ) from error
+        insert(self._dataset, self.url, added, "clips")
+        self._dataset.checkout_latest()
         self._handles, self._index = {}, {}
 
     # ---- read
@@ -165,11 +147,11 @@ class ClipDataset:
                 except (OSError, ValueError) as damage:
                     name = fragment.data_files()[0].path
                     raise StorageError(
-                        f"{self.url}: the file data/{name} is damaged or gone ({_line(damage)}), expected "
+                        f"{self.url}: the file data/{name} is damaged or gone ({line(damage)}), expected "
                         f"{fragment.physical_rows} clips in it; restore it from a copy, or synthesize the data set anew"
                     ) from damage
             raise StorageFault(
-                getattr(error, "errno", None), f"{self.url}: cannot be read ({_line(error)}); check disk and network"
+                getattr(error, "errno", None), f"{self.url}: cannot be read ({line(error)}); check disk and network"
             ) from error
 
     def clips(self, split: str | None = None) -> list[Clip]:
@@ -316,7 +298,7 @@ class ClipDataset:
     def _damaged(self, row: int, error: Exception) -> StorageError:
         scene = self._dataset.take([row], columns=["id"])["id"][0].as_py()
         return StorageError(
-            f"{self.url}: clip {scene} in row {row} cannot be read ({_line(error)}); its file is truncated or gone: "
+            f"{self.url}: clip {scene} in row {row} cannot be read ({line(error)}); its file is truncated or gone: "
             "restore it from a copy, or synthesize the data set anew; clips of other files can be read"
         )
 
@@ -329,26 +311,3 @@ class ClipDataset:
                     f"{self.url}: scene {family} is in two splits, {seen[family]} and {split}, expected one; what is "
                     "measured on it would mean nothing: synthesize the data set anew"
                 )
-
-
-def _open(url: str, storage_options: dict[str, str] | None) -> lance.LanceDataset | None:
-    """The data set with small caches of its own, or None where there is none."""
-    if os.path.isfile(url):
-        raise StorageError(f"{url}: is a file; a data set of clips is a folder: name that")
-    session = lance.Session(index_cache_size_bytes=INDEX_CACHE, metadata_cache_size_bytes=METADATA_CACHE)
-    try:
-        return lance.dataset(url, storage_options=storage_options, session=session)
-    except (ValueError, OSError) as error:  # Lance raises ValueError for "not found" and for much else
-        if "was not found" in str(error):
-            return None
-        raise StorageFault(
-            getattr(error, "errno", None), f"{url}: cannot be opened ({_line(error)}); check path and permissions"
-        ) from error
-
-
-def _metadata(dataset: lance.LanceDataset) -> dict[str, str]:
-    return {key.decode(): value.decode() for key, value in (dataset.schema.metadata or {}).items()}
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()).split(", /")[0] or type(error).__name__

@@ -7,9 +7,7 @@ any company, changes nothing; reads look at the latest version and verify every 
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 
@@ -19,14 +17,12 @@ import pyarrow as pa
 
 from pipeline.coverage import Sphere, coverage
 from pipeline.retrieval import Candidates
+from storage.errors import fault
+from storage.lance_rows import insert, metadata_of, opened
 from storage.lock import alone
 from storage.memory import LibraryError, Memory, check, memory, numbers, schema, table, trajectory
 
 SCHEMA_VERSION = "1"
-
-# Lance's own defaults are 6 + 1 GiB per process, and every editor opens a library.
-INDEX_CACHE = 16 << 20
-METADATA_CACHE = 32 << 20
 
 # Readers take the latest version at every call, so a version is needed for as long as one call lasts; the rest is
 # margin for a machine that swaps or a store that stalls. Each version costs some 70 KB.
@@ -52,7 +48,7 @@ class Library:
     ) -> None:
         self.url = url
         self._sphere = sphere
-        self.model = _metadata(dataset)[_MODEL]
+        self.model = metadata_of(dataset)[_MODEL]
         self._dataset = dataset
         self._storage_options = storage_options
 
@@ -73,7 +69,9 @@ class Library:
         coverage column where the library was made with another sphere. `create=False` never writes, and refuses one of
         another sphere. `sphere=None` takes the library with the sphere it has. A library of another model digest,
         descriptor size or schema version is refused: its memories are of no use to this model."""
-        dataset = _open(url, storage_options)
+        if os.path.isfile(url):  # Lance would try for two seconds and then speak of `_versions`
+            raise LibraryError(f"library {url} is a file; a library is a folder: name another place")
+        dataset = opened(url, storage_options)
         if dataset is None:
             if not create:
                 raise LibraryError(f"no library at {url}; run `memory-v2v edit` with --library {url} to make one")
@@ -81,7 +79,7 @@ class Library:
                 raise LibraryError(f"no library at {url} whose sphere could be taken; give the sphere of a new one")
             dataset = _create(url, model, sphere, descriptor_dim, storage_options)
         _check_fits(url, dataset, model, descriptor_dim)
-        found = _metadata(dataset)
+        found = metadata_of(dataset)
         if sphere is None:
             return cls(url, dataset, _stored_sphere(found), storage_options)
         if (found[_POINTS], found[_RADIUS]) != (str(sphere.points), repr(float(sphere.radius))):
@@ -116,18 +114,7 @@ class Library:
         if not unique:
             return
         rows = table(list(unique.values()), self.sphere, self._dataset.schema)
-        try:
-            self._dataset.checkout_latest()
-            self._dataset.merge_insert("id").when_not_matched_insert_all().execute(rows)
-        except OSError as error:
-            # Of a full disk Lance may only say that a blob came out too short; who catches this must know it is full.
-            free = _free(self.url)
-            code = errno.ENOSPC if free is not None and free < 2 * rows.nbytes else error.errno
-            raise OSError(
-                code,
-                f"library {self.url}{_megabytes(free)}: {len(unique)} memories could not be committed: {error}; free "
-                "space or mend the permissions and run the same command again, what was committed before is safe",
-            ) from error
+        insert(self._dataset, self.url, rows, "memories")
 
     def compact(self, keep: timedelta = KEEP) -> None:
         """Join small fragments, bring the index up to date, drop versions older than `keep`. Readers may go on."""
@@ -243,23 +230,10 @@ class Library:
         )
 
     def _reopen(self) -> None:
-        dataset = _open(self.url, self._storage_options)
+        dataset = opened(self.url, self._storage_options)
         if dataset is None:
             raise LibraryError(f"library {self.url} is gone; it was there when it was opened: restore it, or run again")
         self._dataset = dataset
-
-
-def _open(url: str, storage_options: dict[str, str] | None) -> lance.LanceDataset | None:
-    """The dataset with small caches of its own, or None where there is none."""
-    if os.path.isfile(url):  # Lance would try for two seconds and then speak of `_versions`
-        raise LibraryError(f"library {url} is a file; a library is a folder: name another place")
-    session = lance.Session(index_cache_size_bytes=INDEX_CACHE, metadata_cache_size_bytes=METADATA_CACHE)
-    try:
-        return lance.dataset(url, storage_options=storage_options, session=session)
-    except (ValueError, OSError) as error:  # Lance raises ValueError for "not found" and for much else
-        if "was not found" in str(error):
-            return None
-        raise OSError(f"library {url} cannot be opened: {error}; check path, permissions and credentials") from error
 
 
 def _create(
@@ -273,17 +247,15 @@ def _create(
         made.create_scalar_index("source", "BTREE")
     except OSError as error:
         if "already exists" not in str(error):  # else another process was quicker: its library is as good
-            raise OSError(
-                f"library {url}{_megabytes(_free(url))} cannot be created: {error}; check space and permissions"
-            ) from error
-    dataset = _open(url, storage_options)
+            raise fault(url, "cannot be created", error, "check space and permissions") from error
+    dataset = opened(url, storage_options)
     if dataset is None:
         raise OSError(f"library {url} was created but cannot be found; is the folder shared and consistent?")
     return dataset
 
 
 def _check_fits(url: str, dataset: lance.LanceDataset, model: str, descriptor_dim: int) -> None:
-    found = _metadata(dataset)
+    found = metadata_of(dataset)
     if _SCHEMA not in found:
         raise LibraryError(f"{url} is a Lance dataset but not a memory-v2v library; name another --library")
     if found[_SCHEMA] != SCHEMA_VERSION:
@@ -327,20 +299,6 @@ def _stored_sphere(found: dict[str, str]) -> Sphere | None:
     if not found[_POINTS].isdigit():
         return None
     return Sphere(points=int(found[_POINTS]), radius=float(found[_RADIUS]))
-
-
-def _metadata(dataset: lance.LanceDataset) -> dict[str, str]:
-    return {key.decode(): value.decode() for key, value in (dataset.schema.metadata or {}).items()}
-
-
-def _free(url: str) -> int | None:
-    """Bytes left on a local library's disk; None for an object store."""
-    place = os.path.dirname(os.path.abspath(url))
-    return shutil.disk_usage(place).free if os.path.isdir(place) else None
-
-
-def _megabytes(free: int | None) -> str:
-    return "" if free is None else f" ({free / 1e6:.1f} MB free on its disk)"
 
 
 def _quoted(text: str) -> str:

@@ -318,7 +318,7 @@ def test_a_full_disk_is_an_oserror_with_the_path_and_loses_nothing_committed(tin
     url = str(tiny_disk / "library.lance")
     library = Library.open(url, **PLACE)
     safe: list[str] = []
-    with pytest.raises(OSError, match=rf"{url} \(0\.\d MB free on its disk\): .*could not be committed"):
+    with pytest.raises(OSError, match=rf"{url}: .* could not be committed with 0\.\d MB free on its disk"):
         for i in range(100):
             library.commit([a_memory(i, size=100)])  # 240 KB each
             safe.append(edit_id(i))

@@ -1,0 +1,56 @@
+"""What the library and the data set of clips do alike with Lance: open with small caches, and add rows exactly once."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+
+import lance
+import pyarrow as pa
+
+from storage.errors import StorageFault, fault
+
+# Lance's own defaults are 6 + 1 GiB per process, and every editor and every loader opens one.
+INDEX_CACHE = 16 << 20
+METADATA_CACHE = 32 << 20
+
+
+def opened(url: str, storage_options: dict[str, str] | None) -> lance.LanceDataset | None:
+    """What is at `url`, with caches of its own; None where there is nothing. Raises StorageFault."""
+    session = lance.Session(index_cache_size_bytes=INDEX_CACHE, metadata_cache_size_bytes=METADATA_CACHE)
+    try:
+        return lance.dataset(url, storage_options=storage_options, session=session)
+    except (ValueError, OSError) as error:  # Lance raises ValueError for "not found" and for much else
+        if "was not found" in str(error):
+            return None
+        raise fault(url, "cannot be opened", error, "check path, permissions and credentials") from error
+
+
+def metadata_of(dataset: lance.LanceDataset) -> dict[str, str]:
+    """What its schema was given."""
+    return {key.decode(): value.decode() for key, value in (dataset.schema.metadata or {}).items()}
+
+
+def insert(dataset: lance.LanceDataset, url: str, rows: pa.Table, what: str) -> None:
+    """Add the rows, "memories" or whatever they are, whose `id` is not there yet: all of them, or none and a
+    StorageFault, with errno ENOSPC of a full disk."""
+    try:
+        dataset.checkout_latest()
+        dataset.merge_insert("id").when_not_matched_insert_all().execute(rows)
+    except OSError as error:
+        # Of a full disk Lance may only say that a blob came out too short; who catches this must know it is full.
+        place = os.path.dirname(os.path.abspath(url))
+        free = shutil.disk_usage(place).free if os.path.isdir(place) else None  # None: an object store
+        code = errno.ENOSPC if free is not None and free < 2 * rows.nbytes else error.errno
+        space = "" if free is None else f" with {free / 1e6:.1f} MB free on its disk"
+        raise StorageFault(
+            code,
+            f"{url}: {len(rows)} {what} could not be committed{space} ({line(error)}); free space or mend the "
+            "permissions and run the same command again, what was committed before is safe",
+        ) from error
+
+
+def line(error: BaseException) -> str:
+    """What Lance says, in one line and without the place in its own source."""
+    return " ".join(str(error).split()).split(", /")[0] or type(error).__name__
