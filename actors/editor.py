@@ -159,7 +159,7 @@ class Editor:
             segment=edit.segment.index,
             target_coverage=coverage(edit.target, self.library.sphere) if edit.by == "coverage" else None,
             target_descriptor=descriptor if edit.by == "descriptor" or edit.prompt else None,
-            preceding=edit.preceding if edit.by == "descriptor" else None,
+            first=(edit.preceding, edit.opening) if edit.by == "descriptor" else (),
         )
 
 

@@ -216,7 +216,7 @@ def text_segments(case: TextCase, method: str, seed: int, known: np.ndarray) -> 
             )  # fmt: skip
             chosen = select(
                 candidates, k=KEPT, start=part.start, turn=0, segment=segment, target_descriptor=known[segment],
-                preceding=str(segment - 1),
+                first=(str(segment - 1), "0"),
             )  # fmt: skip
             for index in (int(each.id) for each in chosen):
                 past = slice(16 * index, 16 * index + 16)

@@ -24,7 +24,7 @@ from storage.video import VideoInfo
 
 # Raise it when our own code, or the image network of pipeline.descriptor, changes what a latent is: the ids of all
 # earlier edits then no longer match.
-CHAIN_VERSION = 3
+CHAIN_VERSION = 4
 
 
 def edit_id(content: dict[str, Any]) -> str:
@@ -111,6 +111,7 @@ class Chain:
         turn, segment, ids = self.turns[t], self.segments[s], self.ids
         same_turn = ids[t * len(self.segments) : index]
         by_descriptor = turn.trajectory is None
+        opens = next(number for number, each in enumerate(self.segments) if each.shot == segment.shot)
         return Edit(
             id=ids[index],
             parent=ids[index - 1] if index else "",
@@ -132,6 +133,7 @@ class Chain:
             by="descriptor" if by_descriptor else "coverage",
             candidates=same_turn if by_descriptor and self.config.text_memories == "same_turn" else ids[:index],
             preceding=same_turn[-1] if same_turn else "",
+            opening=same_turn[opens] if opens < s else "",
             seed=int(ids[index][:15], 16),
         )
 

@@ -22,6 +22,9 @@ class Edit:
     input: id of the edit whose latent is edited; "" edits the source's own frames.
     by: what the memories are ranked by, `coverage` (camera turns) or `descriptor` (text turns).
     candidates: ids of the ancestors that memories may come from. preceding: the one just before this segment, or "".
+    opening: the one of this turn that opens the segment's shot, or "". In a text turn these two are the first memories:
+        the one before, as in the paper, keeps the cut between segments unseen; the one that opens the shot, where what
+        the words ask for was invented, keeps it from drifting away (docs/mini.md).
     seed: of the initial noise; derived from the id.
     """
 
@@ -43,4 +46,5 @@ class Edit:
     by: str
     candidates: tuple[str, ...] = field(repr=False)
     preceding: str
+    opening: str
     seed: int

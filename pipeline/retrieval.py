@@ -76,7 +76,7 @@ def select(
     target_descriptor: NDArray[np.float32] | None = None,
     policy: Policy = "top_k",
     blend: float = 0.5,
-    preceding: str | None = None,
+    first: Sequence[str] = (),
 ) -> list[Choice]:
     """At most `k` memories for the edit (turn, segment) whose first source frame is `start`, most relevant first.
 
@@ -84,8 +84,8 @@ def select(
     breaks its ties; with `target_descriptor` alone the cosine similarity of descriptors ranks. Then: nearer in time,
     later turn, id. `policy="greedy"` (cameras only) covers the target as WorldMem does: the memory that newly covers
     the largest share of it, minus a penalty for distance in time, again and again; once nothing new is covered, the
-    ranking fills up. The memory with id `preceding` comes first wherever it is among the candidates (the paper's rule
-    for text; the caller gives it where it wants it). Raises ValueError for a candidate that is no ancestor."""
+    ranking fills up. Memories with the ids `first` come before all others, in this order, where they are among the
+    candidates (text: see `Edit.opening`). Raises ValueError for a candidate that is no ancestor."""
     if target_coverage is None and target_descriptor is None:
         raise ValueError("nothing to rank memories by: give target_coverage (cameras) or target_descriptor (text)")
     if policy not in ("top_k", "greedy"):
@@ -105,9 +105,8 @@ def select(
     ranking = np.lexsort([*ties, -np.round(scores, DECIMALS)]).tolist()
     if policy == "greedy" and target_coverage is not None:
         ranking = _cover(target_coverage, candidates.coverage, away, ties, ranking, k)
-    if preceding in candidates.ids:
-        first = candidates.ids.index(preceding)
-        ranking = [first, *(i for i in ranking if i != first)]
+    ahead = [candidates.ids.index(id) for id in dict.fromkeys(first) if id in candidates.ids]
+    ranking = [*ahead, *(i for i in ranking if i not in ahead)]
     return [Choice(candidates.ids[i], float(scores[i])) for i in ranking[:k]]
 
 

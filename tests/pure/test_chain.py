@@ -127,6 +127,18 @@ def test_a_camera_turn_ranks_all_ancestors_by_view_and_a_text_turn_its_own_by_de
     assert asked.edit(5).candidates == asked.ids[:5]
 
 
+def test_the_opening_of_an_edit_is_the_first_segment_of_its_shot_in_its_own_turn() -> None:
+    plan = chain(PAN, Turn(prompt="at night"), cuts=(20,), length=8)
+    shots = [segment.shot for segment in plan.segments]
+    assert shots.count(0) > 1 and shots.count(1) > 1
+    count = len(shots)
+    for turn in (0, 1):
+        ids = plan.turn_ids(turn)
+        for s in range(count):
+            opens = shots.index(shots[s])
+            assert plan.edit(turn * count + s).opening == ("" if opens == s else ids[opens])
+
+
 def test_a_turn_without_a_prompt_keeps_the_one_in_force_until_it_is_cleared() -> None:
     plan = chain(PAN, Turn(prompt="at night"), ARC, dataclasses.replace(TILT, prompt=""), PAN)
     assert plan.prompts == ("", "at night", "at night", "", "")

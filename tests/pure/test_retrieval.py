@@ -147,11 +147,15 @@ def test_text_ranks_by_the_cosine_of_descriptors() -> None:
     assert choices[2].score == 0
 
 
-def test_the_preceding_segment_comes_first_and_counts_as_one_of_k() -> None:
-    candidates = memories(alike={"descriptor": [1, 0]}, before={"descriptor": [0, 1]}, other={"descriptor": [1, 1]})
-    asked = {"k": 2, "target_descriptor": np.float32([1, 0]), **WHERE}
-    assert ids(select(candidates, preceding="before", **asked)) == ["before", "alike"]
-    assert ids(select(candidates, preceding="not there", **asked)) == ["alike", "other"]
+def test_the_memories_that_are_to_come_first_do_in_their_order_and_count_among_the_k() -> None:
+    candidates = memories(
+        alike={"descriptor": [1, 0]}, before={"descriptor": [0, 1]}, other={"descriptor": [1, 1]},
+        opening={"descriptor": [-1, 0]},
+    )  # fmt: skip
+    asked = {"k": 3, "target_descriptor": np.float32([1, 0]), **WHERE}
+    assert ids(select(candidates, first=("before", "opening"), **asked)) == ["before", "opening", "alike"]
+    assert ids(select(candidates, first=("before", "before"), **asked)) == ["before", "alike", "other"]
+    assert ids(select(candidates, first=("not there", ""), **asked)) == ["alike", "other", "before"]
 
 
 # --- limits

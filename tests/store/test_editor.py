@@ -77,6 +77,16 @@ def test_an_edit_depends_on_its_memories_its_input_its_prompt_and_its_seed(chain
         assert not torch.equal(latent, other), f"{change} changed nothing"
 
 
+def test_a_text_turn_is_shown_the_segment_before_then_the_one_that_opens_the_shot(tmp_path, tiny_model, setup) -> None:
+    clip = write_clip(tmp_path / "longer.mp4", moving_frames(96, 48, 64), rate=24)
+    [chain] = make_plan([clip], [parse_turn("at night")], CONFIG, resolve(tiny_model)).chains
+    made = make_all(chain, setup, Editor(setup))
+    assert len(made) == 6
+    for index, memory in enumerate(made[2:], 2):
+        assert memory.memories[:2] == (made[index - 1].id, made[0].id)
+        assert len(set(memory.memories)) == min(index, CONFIG.k)
+
+
 def test_what_is_remembered_is_what_the_account_says(chain, setup) -> None:
     made = make_all(chain, setup, Editor(setup))
     for index, memory in enumerate(made):
