@@ -36,7 +36,7 @@ TRANSFORMER: dict[str, Any] = {
     "cameras": "plucker",
     "positions": "frustum",
     "merge": "merge",
-    "merge_at": (1 / 8, 1 / 2),
+    "merge_at": (1 / 8, 1 / 4),
     "merge_kernel": (2, 2),
     "copied_videos": 3,
     "copied_points": 3,

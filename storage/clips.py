@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from pipeline.clip import Clip
 from pipeline.trajectory import Trajectory, TrajectoryError
 from storage.clip_row import CHANNELS, SPLITS, ClipRow, check, family_of, schema, split_of, table
-from storage.errors import StorageError, StorageFault, fault
-from storage.lance_rows import insert, line, metadata_of, opened
+from storage.errors import StorageError
+from storage.lance_rows import fault, insert, line, metadata_of, opened
 from storage.memory import numbers
 
 CLIPS_VERSION = "1"
@@ -126,7 +126,6 @@ class ClipDataset:
             return
         added = table(list(unique.values()), self._dataset.schema, self.metadata["generator"])
         insert(self._dataset, self.url, added, "clips")
-        self._dataset.checkout_latest()
         self._handles, self._index = {}, {}
 
     # ---- read
@@ -150,9 +149,7 @@ class ClipDataset:
                         f"{self.url}: the file data/{name} is damaged or gone ({line(damage)}), expected "
                         f"{fragment.physical_rows} clips in it; restore it from a copy, or synthesize the data set anew"
                     ) from damage
-            raise StorageFault(
-                getattr(error, "errno", None), f"{self.url}: cannot be read ({line(error)}); check disk and network"
-            ) from error
+            raise fault(self.url, "cannot be read", error, "check disk and network") from error
 
     def clips(self, split: str | None = None) -> list[Clip]:
         """All clips of a split ("train", "validation", "test"), or of all, in the order of the rows.

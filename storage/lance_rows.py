@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 
 import lance
 import pyarrow as pa
 
-from storage.errors import StorageFault, fault
+from storage.errors import StorageFault
 
 # Lance's own defaults are 6 + 1 GiB per process, and every editor and every loader opens one.
 INDEX_CACHE = 16 << 20
@@ -38,19 +39,23 @@ def insert(dataset: lance.LanceDataset, url: str, rows: pa.Table, what: str) -> 
     try:
         dataset.checkout_latest()
         dataset.merge_insert("id").when_not_matched_insert_all().execute(rows)
+        dataset.checkout_latest()
     except OSError as error:
         # Of a full disk Lance may only say that a blob came out too short; who catches this must know it is full.
         place = os.path.dirname(os.path.abspath(url))
         free = shutil.disk_usage(place).free if os.path.isdir(place) else None  # None: an object store
         code = errno.ENOSPC if free is not None and free < 2 * rows.nbytes else error.errno
         space = "" if free is None else f" with {free / 1e6:.1f} MB free on its disk"
-        raise StorageFault(
-            code,
-            f"{url}: {len(rows)} {what} could not be committed{space} ({line(error)}); free space or mend the "
-            "permissions and run the same command again, what was committed before is safe",
-        ) from error
+        remedy = "free space or mend the permissions and run the same command again, what was committed before is safe"
+        raise fault(url, f"{len(rows)} {what} could not be committed{space}", error, remedy, code) from error
+
+
+def fault(url: str, failed: str, error: BaseException, remedy: str, code: int | None = None) -> StorageFault:
+    """As `storage.errors.fault`, in Lance's words. code: an errno that says more than the error's own."""
+    code = getattr(error, "errno", None) if code is None else code
+    return StorageFault(code, f"{url}: {failed} ({line(error)}); {remedy}")
 
 
 def line(error: BaseException) -> str:
     """What Lance says, in one line and without the place in its own source."""
-    return " ".join(str(error).split()).split(", /")[0] or type(error).__name__
+    return re.split(r", (?:location: )?/", " ".join(str(error).split()))[0] or type(error).__name__

@@ -17,8 +17,7 @@ import pyarrow as pa
 
 from pipeline.coverage import Sphere, coverage
 from pipeline.retrieval import Candidates
-from storage.errors import fault
-from storage.lance_rows import insert, metadata_of, opened
+from storage.lance_rows import fault, insert, metadata_of, opened
 from storage.lock import alone
 from storage.memory import LibraryError, Memory, check, memory, numbers, schema, table, trajectory
 
@@ -66,9 +65,10 @@ class Library:
         """The library at `url`, a local folder or an object store's (`storage_options` as Lance takes them).
 
         `create=True` is for the process that commits: it makes a library where there is none, and rebuilds the
-        coverage column where the library was made with another sphere. `create=False` never writes, and refuses one of
-        another sphere. `sphere=None` takes the library with the sphere it has. A library of another model digest,
-        descriptor size or schema version is refused: its memories are of no use to this model."""
+        coverage column where the library was made with another sphere, unless another run has it in use.
+        `create=False` never writes, and refuses one of another sphere. `sphere=None` takes the library with the sphere
+        it has. A library of another model digest, descriptor size or schema version is refused: its memories are of no
+        use to this model."""
         if os.path.isfile(url):  # Lance would try for two seconds and then speak of `_versions`
             raise LibraryError(f"library {url} is a file; a library is a folder: name another place")
         dataset = opened(url, storage_options)
@@ -88,7 +88,9 @@ class Library:
                     f"library {url} has coverage of {found[_POINTS]} points at {found[_RADIUS]} m, expected "
                     f"{sphere.points} at {sphere.radius} m; the process that commits must open it first and rebuild it"
                 )
-            _rebuild_coverage(dataset, sphere)
+            # A run under way ranks and commits by the sphere that it was started with.
+            with alone(url, f"its sphere stays {found[_POINTS]} points at {found[_RADIUS]} m"):
+                _rebuild_coverage(dataset, sphere)
         return cls(url, dataset, sphere, storage_options)
 
     @property
@@ -113,6 +115,8 @@ class Library:
             check(new, model=self.model, descriptor_dim=dim)
         if not unique:
             return
+        self._dataset.checkout_latest()
+        self._check_sphere()
         rows = table(list(unique.values()), self.sphere, self._dataset.schema)
         insert(self._dataset, self.url, rows, "memories")
 
@@ -143,7 +147,7 @@ class Library:
         reader and writer of the library must have been stopped."""
         if not sources:
             return 0
-        with alone(self.url):
+        with alone(self.url, "nothing was erased"):
             self._dataset.checkout_latest()
             count = self._dataset.delete(_among("source", sources))["num_deleted_rows"]
             # Again even where nothing was deleted: an erasure may have been cut off before the bytes were gone.
@@ -173,6 +177,7 @@ class Library:
         columns = ["id", "turn", "segment", "start", "coverage", "descriptor"]
         size = self.sphere.points // 8
         rows = self._rows(ids, columns, _of(source))
+        self._check_sphere()
         dim = self._dataset.schema.field("descriptor").type.list_size
         return Candidates(
             ids=list(ids),
@@ -228,6 +233,15 @@ class Library:
             f"library {self.url} lacks {len(missing)} of {len(ids)} memories, the first is {missing[0]}; they were "
             "erased or belong to another library: run the same command again to make them anew"
         )
+
+    def _check_sphere(self) -> None:
+        """Where there are no locks another run may have rebuilt the coverage since this was opened."""
+        found, own = metadata_of(self._dataset), _sphere_metadata(self.sphere)
+        if any(found[key] != own[key] for key in own):
+            raise LibraryError(
+                f"library {self.url} has coverage of {found[_POINTS]} points at {found[_RADIUS]} m now, expected "
+                f"{own[_POINTS]} at {own[_RADIUS]} m: another run has rebuilt it; run the same command again"
+            )
 
     def _reopen(self) -> None:
         dataset = opened(self.url, self._storage_options)

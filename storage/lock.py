@@ -1,8 +1,8 @@
 """Who uses a local library: an advisory lock (flock) on the file `<library>.lock` beside it.
 
-The process that commits holds it in common with others of its kind, an erasure holds it alone. It is the kernel's, so
-it goes with the process, however that ends; the empty file stays. Object stores have no such lock: there it is for the
-operator to stop all runs before an erasure.
+The process that commits holds it in common with others of its kind; an erasure, or another sphere, takes it alone. It
+is the kernel's, so it goes with the process, however that ends; the empty file stays. Object stores have no such lock:
+there it is for the operator to stop all runs before.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ def in_use(url: str) -> Iterator[None]:
 
 
 @contextmanager
-def alone(url: str) -> Iterator[None]:
-    """Nobody has the library `in_use` during the block. LibraryError where somebody has, OSError where locks fail."""
+def alone(url: str, spared: str) -> Iterator[None]:
+    """Nobody has the library `in_use` during the block. LibraryError where somebody has, which says what was `spared`,
+    OSError where locks fail."""
     handle = _opened(url)
     try:
         if handle is not None:
@@ -45,8 +46,8 @@ def alone(url: str) -> Iterator[None]:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise LibraryError(
-                    f"another run is using the library {url}: nothing was erased; wait until it ends or stop it, then "
-                    "run the same command again"
+                    f"another run is using the library {url}: {spared}; wait until it ends or stop it, then run the "
+                    "same command again"
                 ) from error
         yield
     finally:

@@ -265,6 +265,21 @@ def test_another_sphere_rebuilds_the_coverage_and_commits_go_on_with_it(url, lib
     assert torch.equal(writer.read([edit_id(1)])[0].latent, a_memory(1).latent)
 
 
+def test_a_library_in_use_keeps_its_sphere_and_where_it_could_not_its_users_notice(url, library):
+    library.commit([a_memory(1)])
+    wider = PLACE | {"sphere": Sphere(points=1024, radius=50.0)}
+    with in_use(url), pytest.raises(LibraryError, match=r"is using the library .*: its sphere stays 512 points"):
+        Library.open(url, **wider)
+    assert np.array_equal(
+        library.candidates("bikes", [edit_id(1)]).coverage[0], coverage(a_memory(1).trajectory, SPHERE)
+    )
+    Library.open(url, **wider)
+    for what in (lambda: library.commit([a_memory(2)]), lambda: library.candidates("bikes", [edit_id(1)])):
+        with pytest.raises(LibraryError, match=r"1024 points at 50.0 m now, expected 512 at 20.0 m: another run"):
+            what()
+    assert len(library) == 1
+
+
 def test_without_a_sphere_a_library_is_taken_as_it_is_found(tmp_path, url, library):
     library.commit([a_memory(1)])
     before = lance.dataset(url).version
