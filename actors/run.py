@@ -31,6 +31,8 @@ PATIENCE = 180.0
 # How often a video is sent to a Publisher, and how often in a row editors may fail to start.
 RESENDS = 3
 FAILED_STARTS = 3
+# Seconds that idle editors have for an answer after another one was lost.
+ANSWER = 10.0
 # Seconds without any editor after which the user is told what is being waited for.
 SILENCE = 60.0
 
@@ -127,7 +129,6 @@ class Run:
         # A source has one edit in flight at most, so more editors than sources would only wait.
         for _ in range(min(self.places.workers, self.scheduler.sources.left)):
             self._start_editor()
-            self._waiting_since = time.monotonic()
         try:
             ray.get(self._librarian.ready.remote())
         except RayError as error:
@@ -156,6 +157,8 @@ class Run:
         actor = ray.remote(Editor).options(**self.places.editors).remote(self.setup)
         self._editors[name] = actor
         self._pending[actor.ready.remote()] = lambda ref: self._editor_ready(name, ref)
+        if self._waiting_since is None and not self.scheduler.healthy_workers:
+            self._waiting_since = time.monotonic()
 
     def _editor_ready(self, name: str, ref: Any) -> None:
         try:
@@ -182,6 +185,19 @@ class Run:
         for name in self.scheduler.sick_workers:
             self.scheduler.remove_worker(name)
             self._replace(name)
+
+    def _drop_lost(self) -> None:
+        """A lost node takes its idle editors with it. An edit sent to one of those would be charged with a loss that it
+        has no part in."""
+        asked = {self._editors[name].ready.remote(): name for name in self.scheduler.idle_workers}
+        if asked:
+            ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER, fetch_local=False)
+        for ref, name in asked.items():
+            try:
+                ray.get(ref, timeout=0)
+            except RayError:
+                self.scheduler.remove_worker(name)
+                self._replace(name)
 
     def _tell_if_waiting(self) -> None:
         """An actor that no node has room for waits without a word of Ray's."""
@@ -212,6 +228,7 @@ class Run:
             # Died, unavailable, out of memory, its node gone: whatever it was, this editor is given up.
             self.scheduler.worker_lost(assignment.worker)
             self._replace(assignment.worker)
+            self._drop_lost()
         else:
             self.scheduler.executed(assignment)
             self._send(_Commit(assignment, memory))

@@ -283,6 +283,11 @@ class Scheduler:
         return [worker.name for worker in self._workers.values() if worker.sick]
 
     @property
+    def idle_workers(self) -> list[str]:
+        """Healthy workers that run nothing, the longest idle first."""
+        return list(self._idle)
+
+    @property
     def edits(self) -> Counts:
         done = sum(chain.done_before + chain.position for chain in self._by_order)
         failed = sum(len(self._chains[source].edits) - self._chains[source].position for source in self._quarantined)

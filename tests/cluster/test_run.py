@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import time
 from pathlib import Path
 
 import psutil
@@ -101,6 +102,25 @@ def test_killed_editors_librarians_and_publishers_change_nothing_in_the_result(c
             same = video.url.replace(str(tmp_path / "again"), str(tmp_path / "out"))
             assert Path(video.url).read_bytes() == Path(same).read_bytes()
     assert ray.cluster_resources()["CPU"] == pytest.approx(ray.available_resources().get("CPU", 0), abs=1.1)
+
+
+def test_editors_that_were_lost_while_idle_are_no_edits_fault(setup, tmp_path, tiny_model) -> None:
+    clips = [write_clip(tmp_path / f"{n}.mp4", moving_frames(n, 48, 64, seed=n), rate=24) for n in (16, 320)]
+    short, long = make_plan(clips, [parse_turn("pan_right")], CONFIG, resolve(tiny_model)).chains
+    lost: list[int] = []
+
+    def lose_all(scheduler: Scheduler) -> None:
+        if not lost and scheduler.healthy_workers < 2:
+            time.sleep(0.25)  # the long source is not to end before the second editor has started
+        elif not lost and scheduler.sources.done == 1 and len(scheduler.idle_workers) == 1:
+            lost.extend(process.pid for process in processes("ray::Editor"))
+            for pid in lost:
+                os.kill(pid, signal.SIGKILL)
+
+    run = Run(work([short, long], tmp_path / "out"), Scheduler(losses=2), setup, Places(2, 0.5, 0), progress=lose_all)
+    outcome = run()
+    assert len(lost) == 2, "the short source was to end first"
+    assert not outcome.failed and not outcome.stopped and outcome.edits == 21, outcome
 
 
 def test_a_source_that_vanishes_fails_alone(chains, setup, tmp_path) -> None:
