@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from pipeline.clip import Clip
 
@@ -51,9 +50,7 @@ class PairsTask:
     def rows(self, extending: Extending) -> list[ClipRow]:
         """The clips as they were, the edited ones longer."""
         rows = _scenes(extending.scenes).whole(self.clips)
-        # A renderer works in inference mode, where tensors have no versions; the model looks at its tensors'.
-        with torch.inference_mode(False):
-            return [_longer(row, extending) if row.variant else row for row in rows]
+        return [_longer(row, extending) if row.variant else row for row in rows]
 
 
 def _longer(row: ClipRow, extending: Extending) -> ClipRow:

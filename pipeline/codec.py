@@ -84,17 +84,23 @@ class WanCodec:
                 f"{len(frames)} frames; pad or cut them first"
             )
         pixels = frames.permute(3, 0, 1, 2)[None].float().div(127.5).sub(1)
-        mode = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist.mode().float()
+        mode = self.vae.encode(pixels.to(self._device, self.vae.dtype)).latent_dist.mode().float()
         mean, std = self._statistics(mode.device)
         return ((mode - mean) / std)[0]
 
     @torch.no_grad()
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """(C, 1 + n, H', W') to (1 + c n, H, W, 3) uint8."""
-        mean, std = self._statistics(self.vae.device)
-        raw = latent[None].to(self.vae.device).float() * std + mean
+        mean, std = self._statistics(self._device)
+        raw = latent[None].to(self._device).float() * std + mean
         pixels = self.vae.decode(raw.to(self.vae.dtype)).sample[0].float().add(1).mul(127.5)
         return pixels.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0).contiguous().cpu()
+
+    @property
+    def _device(self) -> torch.device:
+        """Where the VAE will be when it is called: with offloading that is not where it is now."""
+        hook = getattr(self.vae, "_hf_hook", None)
+        return getattr(hook, "execution_device", None) or self.vae.device
 
     def _statistics(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         shape = (1, self.channels, 1, 1, 1)

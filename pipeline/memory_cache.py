@@ -66,14 +66,15 @@ class MemoryCache:
 
     def text(self, states: torch.Tensor, make: Callable[[], Iterable[Keys]]) -> int:
         """The number of a text whose keys and values are kept, under (number, block); made where it is new. The same
-        text is the same tensor, not written to since."""
-        for number, (known, version) in enumerate(self._texts):
-            if known is states and version == states._version:
+        text is the same tensor, not written to since (which those of `torch.inference_mode` cannot tell)."""
+        version = 0 if states.is_inference() else states._version
+        for number, (known, then) in enumerate(self._texts):
+            if known is states and then == version:
                 return number
         number = len(self._texts)
         for block, keys in enumerate(make()):
             self.store((number, block), keys)
-        self._texts.append((states, states._version))
+        self._texts.append((states, version))
         return number
 
     def store(self, block: int | tuple[int, int], keys: Keys) -> None:

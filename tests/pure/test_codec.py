@@ -1,6 +1,9 @@
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload_with_hook
 from diffusers import AutoencoderKLWan
 
 from pipeline.codec import PixelCodec, WanCodec, codec_of
@@ -83,3 +86,11 @@ def test_the_component_decides_the_codec(wan):
 def test_pixel_latents_accept_numpy_frames_of_any_memory_layout():
     frames = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)[:, ::-1].copy()
     assert np.array_equal(PixelCodec().decode(PixelCodec().encode(torch.from_numpy(frames))).numpy(), frames)
+
+
+def test_an_offloaded_vae_gets_its_input_where_it_will_work(wan):
+    codec = WanCodec(deepcopy(wan.vae))
+    cpu_offload_with_hook(codec.vae, torch.device("meta"))  # stands for the GPU that the hook moves the weights to
+    assert codec.encode(torch.zeros(5, 16, 16, 3, dtype=torch.uint8)).is_meta
+    with pytest.raises(NotImplementedError, match="meta"):  # decoded there, it cannot be brought back
+        codec.decode(torch.zeros(16, 2, 2, 2))

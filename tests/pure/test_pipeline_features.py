@@ -139,6 +139,13 @@ def test_repeated_blocks_compile_without_graph_breaks():
     assert torch.allclose(edit(pipe, attention="joint").latents, joint, atol=1e-5)
 
 
+def test_inference_mode_changes_nothing():
+    pipe = build()
+    plain = edit(pipe).latents
+    with torch.inference_mode():
+        assert torch.equal(edit(pipe).latents, plain)
+
+
 def test_blocks_may_be_offloaded_in_groups():
     pipe = build()
     plain = edit(pipe).latents
