@@ -115,6 +115,15 @@ def _check_once(
     length = config.segment_frames or spec.segment_frames
     if length != spec.frames_for(length):
         raise ConfigError(f"setting 'segment_frames' is {length}, the model takes {spec.frames_for(length)}")
+    if config.attention == "cached" and not spec.caches:
+        raise ConfigError(
+            "setting 'attention' is 'cached', but this model gives its source the target's timestep, which changes at "
+            "every step: leave it out, or take 'joint'"
+        )
+    if config.merge == "merge" and not spec.merges:
+        raise ConfigError(
+            "setting 'merge' is 'merge', but this model has no compressor: leave it out, or take 'discard' or 'off'"
+        )
     segments(length, length, config.overlap)
     fit((spec.size_multiple, spec.size_multiple), config.fit, parse_size(config.size), spec.area, spec.size_multiple)
     intrinsics = default_intrinsics(1.0)

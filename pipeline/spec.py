@@ -16,7 +16,8 @@ class ModelSpec:
 
     compression: (temporal, spatial) pixels per latent. patch: (T, H, W) latents per token. segment_frames: frames of
     one edit. area: pixels of a frame it is meant for. steps: denoising steps. trained: False while the weights are
-    random.
+    random. caches: its conditioning can be computed once (a source that is as noisy as the target cannot). merges: it
+    has a compressor for memory frames.
     """
 
     compression: tuple[int, int]
@@ -25,6 +26,8 @@ class ModelSpec:
     area: int
     steps: int
     trained: bool
+    caches: bool
+    merges: bool
 
     @classmethod
     def of(cls, pipeline: Mapping[str, Any], transformer: Mapping[str, Any], compression: tuple[int, int]) -> ModelSpec:
@@ -36,6 +39,8 @@ class ModelSpec:
             area=pipeline["area"],
             steps=pipeline["num_inference_steps"],
             trained=pipeline["trained_steps"] > 0,
+            caches=transformer["source"] != "tokens" or transformer["source_modulation"] != "target",
+            merges=transformer["merge"] == "merge",
         )
 
     @classmethod

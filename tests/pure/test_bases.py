@@ -292,6 +292,7 @@ def test_a_converted_base_is_a_model_as_any_other(components, tmp_path):
     convert(base, locate(base, source), converted)
     spec = ModelSpec.read(converted)
     assert (spec.compression, spec.segment_frames, spec.steps, spec.trained) == ((4, 8), 81, 50, True)
+    assert not spec.caches and not spec.merges
     assert json.loads((converted / "conversion.json").read_text())["unplaced"] == {}
 
     pipe = MemoryV2VPipeline.from_pretrained(converted)

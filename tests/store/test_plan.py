@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.config import EditConfig
+from jobs.config import ConfigError, EditConfig
 from jobs.model import ModelError, resolve
-from jobs.plan import Plan, make_plan
+from jobs.plan import Model, Plan, make_plan
 from jobs.turn import TurnError, parse_turn
+from pipeline.spec import ModelSpec
 from pipeline.trajectory import default_intrinsics, preset
 from pipeline.trajectory_formats import write_json
 from tests.generated import moving_frames, write_clip
@@ -40,6 +41,14 @@ def test_a_still_source_is_cut_into_full_segments_of_the_models_size(plan, still
     assert [(s.start, s.stop, s.keep) for s in chain.segments] == [(0, 16, 0), (16, 32, 16), (24, 40, 32)]
     assert (chain.fit.height, chain.fit.width, chain.frames) == (24, 32, (16, 16, 16))
     assert len(chain) == 6 and len(chain.targets[0]) == 40
+
+
+@pytest.mark.parametrize("name", ["attention", "merge"])
+def test_a_setting_that_the_model_cannot_take_is_refused_before_any_source_is_looked_at(name) -> None:
+    published = Model("recammaster", "0" * 64, ModelSpec((4, 8), (1, 2, 2), 81, 480 * 832, 50, True, False, False))
+    asked = EditConfig(**{name: {"attention": "cached", "merge": "merge"}[name]})
+    with pytest.raises(ConfigError, match=f"setting '{name}' is .* but this model .*: leave it out"):
+        make_plan(["nowhere.mp4"], [parse_turn("pan_right")], asked, published)
 
 
 def test_a_plainly_moving_camera_is_warned_about_unless_its_path_is_given(plan, tmp_path, still) -> None:
