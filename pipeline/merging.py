@@ -112,7 +112,8 @@ class Compressor(nn.Module):
 
 
 def merge(tokens: Tokens, selection: Selection, compressor: Compressor | None) -> Tokens:
-    """The tokens with the selected frames merged, or dropped where there is no compressor."""
+    """The tokens with the selected frames merged, or dropped where there is no compressor; as they are where that would
+    drop the last."""
     parts = []
     for part, chosen in zip(tokens.split(), selection, strict=True):
         if chosen is None or not chosen[1].shape[1]:
@@ -120,7 +121,8 @@ def merge(tokens: Tokens, selection: Selection, compressor: Compressor | None) -
             continue
         kept, low = (_frames(part, indices) for indices in chosen)
         parts += [kept] if compressor is None else [kept, compressor(low)]
-    return Tokens.join([part for part in parts if len(part)])
+    parts = [part for part in parts if len(part)]
+    return Tokens.join(parts) if parts else tokens
 
 
 def rank_correlation(first: torch.Tensor, second: torch.Tensor) -> float:

@@ -77,9 +77,10 @@ class Tokens:
                 group = group._replace(frames=groups.pop().frames + group.frames)
             groups.append(group)
         cameras = [part.cameras for part in parts if part.cameras is not None]
+        rows = max(len(part.places) for part in parts)  # merged tokens are elsewhere in every row
         return cls(
             torch.cat([part.states for part in parts], dim=1),
-            torch.cat([part.places for part in parts], dim=1),
+            torch.cat([part.places.expand(rows, -1, -1) for part in parts], dim=1),
             torch.cat(cameras, dim=1) if cameras else None,
             tuple(groups),
         )

@@ -200,6 +200,29 @@ def test_merging_off_equals_no_merging_bit_for_bit(attention):
         assert not torch.allclose(predict(with_merging, **call(attention=attention, merge=merge)), expected, atol=1e-4)
 
 
+def two_rows(one, other):
+    fields = ("latent", "poses", "intrinsics", "times")
+    return ConditioningVideo(*(torch.cat([getattr(one, name), getattr(other, name)]) for name in fields))
+
+
+@pytest.mark.parametrize("attention", ["cached", "joint"])
+@pytest.mark.parametrize("merge", ["merge", "discard"])
+def test_rows_of_a_batch_merge_each_for_itself(attention, merge):
+    model, given = model_of(merge="merge"), call(memories=0, attention=attention, merge=merge)
+    videos = [[video(seed + number) for number in range(5)] for seed in (2, 20)]  # a source and four memories each
+    alone = [predict(model, **given | {"source": each[0], "memories": each[1:]}) for each in videos]
+    source, *memories = [two_rows(*each) for each in zip(*videos, strict=True)]
+    given |= {name: torch.cat([each, each]) for name, each in given.items() if isinstance(each, torch.Tensor)}
+    both = predict(model, **given | {"source": source, "memories": memories})
+    assert torch.allclose(both, torch.cat(alone), atol=1e-5)
+
+
+def test_dropping_never_leaves_nothing():
+    model = model_of(merge="merge")
+    given = call(memories=[video(3 + rank, frames=1) for rank in range(6)], source=None, merge="discard")
+    assert predict(model, **given).isfinite().all()
+
+
 @pytest.mark.parametrize("merge", ["merge", "discard"])
 def test_the_merged_cache_is_smaller_and_serves_the_later_steps(merge):
     model, sizes = model_of(merge="merge"), []
