@@ -9,7 +9,7 @@ import torch
 
 from actors.publication import CompareVideo, TurnVideo
 from actors.setup import Setup
-from pipeline.codec import load_codec
+from pipeline.pixels import load_codec
 from pipeline.segments import Segment, assemble
 from storage.publish import Panel, Used, video_id_of, write_compare, write_video
 

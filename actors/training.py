@@ -22,8 +22,8 @@ from actors.training_data import Encoded, WindowDepths, Windows, ahead
 from actors.training_latents import Kept, latents_folder
 from actors.training_model import save_model
 from pipeline.clip import Clip
-from pipeline.codec import load_codec
 from pipeline.memory_pipeline import MemoryV2VPipeline
+from pipeline.pixels import load_codec
 from pipeline.training.batch import Batch, Encode, collate
 from pipeline.training.log import Log
 from pipeline.training.network import Network, memory_kernels

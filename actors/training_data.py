@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from pipeline.codec import Codec
+from pipeline.pixels import Codec
 from pipeline.training.batch import Batch
 from pipeline.training.samples import Window
 

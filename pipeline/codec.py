@@ -1,49 +1,18 @@
-"""Between pictures and latents: one small interface over normalised pixels and over Wan's video VAE.
-
-A codec takes whole frames, (T, H, W, 3) uint8, to a normalised latent, (C, T', H', W') float32, and back. Both
-directions are deterministic. `temporal_compression` c says how time is grouped: T' latent frames come from exactly
-1 + c (T' - 1) frames, the first frame alone and every later latent frame from the c frames that end at it; so latent
-frame i ends at frame c i, which is the one whose camera it gets.
-"""
+"""The `vae` component of a pipeline as a codec (see `pixels`): diffusers' Wan VAE, or a stand-in for one."""
 
 from __future__ import annotations
-
-import json
-from pathlib import Path
-from typing import Protocol
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.modeling_utils import ModelMixin
 
+from .pixels import Codec, Pixels
 from .spec import compression_of
 
 
-class Codec(Protocol):
-    """What the pipeline needs of a codec. Sizes in pixels must be multiples of `spatial_compression`."""
-
-    channels: int
-    temporal_compression: int
-    spatial_compression: int
-
-    def encode(self, frames: torch.Tensor) -> torch.Tensor:
-        """(T, H, W, 3) uint8 to (C, T', H', W') float32."""
-
-    def decode(self, latent: torch.Tensor) -> torch.Tensor:
-        """(C, T', H', W') to (T, H, W, 3) uint8 on the CPU."""
-
-
 class PixelCodec(ModelMixin, ConfigMixin):
-    """Pixels as their own latent: (x / 255 - mean) / std, one latent frame per frame.
-
-    `decode(encode(x)) == x` exactly, also when the latent was stored as float16 in between: the coarsest float16 step
-    in its range, 2 ** -9, is an eighth of a grey level.
-    """
-
-    channels = 3
-    temporal_compression = 1
-    spatial_compression = 1
+    """`Pixels` as a component that diffusers saves and loads."""
 
     @register_to_config
     def __init__(self, mean: float = 0.45, std: float = 0.27) -> None:
@@ -51,17 +20,9 @@ class PixelCodec(ModelMixin, ConfigMixin):
         # Diffusers asks every model for its device and dtype, and a model without any tensor has none to tell.
         self.register_buffer("place", torch.zeros(1))
 
-    @torch.no_grad()
-    def encode(self, frames: torch.Tensor) -> torch.Tensor:
-        """(T, H, W, 3) uint8 to (3, T, H, W) float32."""
-        pixels = frames.to(self.device).permute(3, 0, 1, 2).float().div(255)
-        return pixels.sub(self.config.mean).div(self.config.std).contiguous()
-
-    @torch.no_grad()
-    def decode(self, latent: torch.Tensor) -> torch.Tensor:
-        """(3, T, H, W) to (T, H, W, 3) uint8; values outside the range of pictures are clipped."""
-        pixels = latent.float().mul(self.config.std).add(self.config.mean).mul(255)
-        return pixels.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0).contiguous().cpu()
+    @property
+    def pixels(self) -> Pixels:
+        return Pixels(self.config.mean, self.config.std, self.device)
 
 
 class WanCodec:
@@ -110,11 +71,4 @@ class WanCodec:
 
 def codec_of(vae: PixelCodec | AutoencoderKLWan) -> Codec:
     """The codec of a pipeline's `vae` component."""
-    return WanCodec(vae) if isinstance(vae, AutoencoderKLWan) else vae
-
-
-def load_codec(folder: str, device: str = "cpu") -> Codec:
-    """The codec of a saved pipeline alone: who only decodes does not load the transformer."""
-    classes = {"PixelCodec": PixelCodec, "AutoencoderKLWan": AutoencoderKLWan}
-    name = json.loads((Path(folder) / "model_index.json").read_text())["vae"][1]
-    return codec_of(classes[name].from_pretrained(folder, subfolder="vae").to(device))
+    return WanCodec(vae) if isinstance(vae, AutoencoderKLWan) else vae.pixels

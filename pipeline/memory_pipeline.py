@@ -29,8 +29,9 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 from diffusers.utils import BaseOutput, logging
 from diffusers.utils.torch_utils import randn_tensor
 
-from .codec import Codec, PixelCodec, codec_of
+from .codec import PixelCodec, codec_of
 from .memory_cache import MemoryCache
+from .pixels import Codec
 from .spec import ModelSpec, compression_of
 from .text_encoder import WordEncoder  # noqa: F401  (diffusers loads components of imported modules only)
 from .trajectory import Trajectory, default_intrinsics

@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from jobs.edit import read_summary
 from jobs.main import main
 from jobs.results import read_results
-from pipeline.codec import load_codec
 from pipeline.coverage import Sphere
 from pipeline.descriptor import DIMENSION
+from pipeline.pixels import load_codec
 from storage.fingerprint import folder_digest
 from storage.library import Library
 from storage.video import probe, read_frames

@@ -1,3 +1,6 @@
+import json
+import subprocess
+import sys
 from copy import deepcopy
 
 import numpy as np
@@ -7,6 +10,7 @@ from accelerate import cpu_offload_with_hook
 from diffusers import AutoencoderKLWan
 
 from pipeline.codec import PixelCodec, WanCodec, codec_of
+from pipeline.pixels import Pixels, load_codec
 
 
 @pytest.fixture(scope="module")
@@ -24,19 +28,19 @@ def every_grey_level():
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.float16])
 def test_pixels_come_back_exactly_from_the_store(stored):
-    codec, frames = PixelCodec(), every_grey_level()
+    codec, frames = PixelCodec().pixels, every_grey_level()
     latent = codec.encode(frames)
     assert latent.shape == (3, 1, 16, 16) and latent.dtype == torch.float32
     assert torch.equal(codec.decode(latent.to(stored)), frames)
 
 
 def test_pixels_are_normalised_as_the_recipe_says():
-    latent = PixelCodec().encode(torch.full((1, 2, 2, 3), 255, dtype=torch.uint8))
+    latent = PixelCodec().pixels.encode(torch.full((1, 2, 2, 3), 255, dtype=torch.uint8))
     assert torch.allclose(latent, torch.tensor((1 - 0.45) / 0.27))
 
 
 def test_what_lies_outside_the_range_of_pictures_is_clipped():
-    decoded = PixelCodec().decode(torch.tensor([-9.0, 9.0]).view(1, 1, 1, 2).expand(3, 1, 1, 2))
+    decoded = PixelCodec().pixels.decode(torch.tensor([-9.0, 9.0]).view(1, 1, 1, 2).expand(3, 1, 1, 2))
     assert decoded[0, 0, :, 0].tolist() == [0, 255]
 
 
@@ -45,7 +49,7 @@ def test_a_pixel_codec_survives_saving_and_half_precision(tmp_path):
     codec = PixelCodec.from_pretrained(tmp_path).to(torch.float16)
     assert (codec.config.mean, codec.config.std) == (0.4, 0.3)
     frames = every_grey_level()
-    assert torch.equal(codec.decode(codec.encode(frames)), frames)
+    assert torch.equal(codec.pixels.decode(codec.pixels.encode(frames)), frames)
 
 
 def test_wan_latents_are_four_frames_and_eight_pixels_a_step(wan):
@@ -78,14 +82,14 @@ def test_wan_refuses_frames_that_its_vae_would_drop(wan, frames):
 
 
 def test_the_component_decides_the_codec(wan):
-    pixels = PixelCodec()
-    assert codec_of(pixels) is pixels
+    assert codec_of(PixelCodec(mean=0.4, std=0.3)) == Pixels(0.4, 0.3, torch.device("cpu"))
     assert isinstance(codec_of(wan.vae), WanCodec)
 
 
 def test_pixel_latents_accept_numpy_frames_of_any_memory_layout():
     frames = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)[:, ::-1].copy()
-    assert np.array_equal(PixelCodec().decode(PixelCodec().encode(torch.from_numpy(frames))).numpy(), frames)
+    codec = Pixels(0.45, 0.27)
+    assert np.array_equal(codec.decode(codec.encode(torch.from_numpy(frames))).numpy(), frames)
 
 
 def test_an_offloaded_vae_gets_its_input_where_it_will_work(wan):
@@ -94,3 +98,16 @@ def test_an_offloaded_vae_gets_its_input_where_it_will_work(wan):
     assert codec.encode(torch.zeros(5, 16, 16, 3, dtype=torch.uint8)).is_meta
     with pytest.raises(NotImplementedError, match="meta"):  # decoded there, it cannot be brought back
         codec.decode(torch.zeros(16, 2, 2, 2))
+
+
+def test_a_saved_pipelines_codec_is_the_one_that_it_has(tiny_model, tmp_path, wan):
+    assert load_codec(tiny_model) == Pixels(0.45, 0.27)
+    wan.vae.save_pretrained(tmp_path / "vae")
+    (tmp_path / "model_index.json").write_text(json.dumps({"vae": ["diffusers", "AutoencoderKLWan"]}))
+    latent = torch.zeros(16, 2, 2, 2)
+    assert torch.equal(load_codec(str(tmp_path)).decode(latent), wan.decode(latent))
+
+
+def test_who_only_decodes_pixels_does_not_wait_for_diffusers(tiny_model):
+    script = f"import sys, actors.publisher as p; p.load_codec({tiny_model!r}); print('diffusers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "False\n"
