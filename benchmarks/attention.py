@@ -25,6 +25,7 @@ import hashlib  # noqa: E402
 import json  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
+from collections import defaultdict  # noqa: E402
 from pathlib import Path  # noqa: E402
 from types import SimpleNamespace  # noqa: E402
 from typing import Any  # noqa: E402
@@ -159,28 +160,34 @@ def measure(mini: Mini, quick: bool) -> dict[str, Any]:
     """The table of `mini`, and its figures."""
     counts = Operations(mini.pipe.transformer.config, (FRAMES, SIZE, SIZE), mini.pipe.config.text_length, unguided=1)
     rounds = 8 if quick else 12
-    best: dict[tuple[str, int], float] = {}
+    others = [among for among in ANCESTORS if among not in (0, 1000)]
+    times: dict[tuple[str, int], list[float]] = defaultdict(list)
 
     def time_once(name: str, scheme: Scheme, among: int, k: int, steps: int) -> None:
-        seconds = mini.edit(scheme, among, k, steps)
-        best[name, among] = min(seconds, best.get((name, among), np.inf))
+        times[name, among].append(mini.edit(scheme, among, k, steps))
+
+    def ratio(one: tuple[str, int], other: tuple[str, int]) -> float:
+        """The median of two that were timed in the same rounds, one after the other."""
+        return float(np.median(np.divide(times[one], times[other])))
 
     mini.edit(SCHEMES["ours"], 4, 4, 1)  # warm up
     cache_bytes = {}
-    for _ in range(rounds):  # in turns, so that a busy moment of the machine hits all of them
+    # In turns, so that a busy moment of the machine hits all of them; what is compared comes one after the other.
+    for number in range(3 * rounds):
         time_once("single", SINGLE, 0, 0, 2)
-        for among in sorted({*ANCESTORS, KEPT}):
+        for among in (KEPT, 0, 1000, *(others if number < rounds else ())):
             time_once("ours", SCHEMES["ours"], among, KEPT, 3)
             cache_bytes[among] = mini.cache_bytes
     retrieval = mini.retrieval
-    for last in range(5):
+    for number in range(rounds):
         time_once("paper", SCHEMES["paper"], 64, 64, 2)
         time_once("paper, not merging", SINGLE, 64, 64, 2)
         for among in (1, 4, 16):
             time_once("paper", SCHEMES["paper"], among, among, 1)
-        for among in (1, 4) if quick or last else (1, 4, 16):
+        for among in (1, 4) if quick or number else (1, 4, 16):
             time_once("naive", SCHEMES["naive"], among, among, 1)
-    single = best["single", 0]
+    usual = {which: float(np.median(found)) for which, found in times.items()}
+    single = usual["single", 0]
     print(f"\nmini, {FRAMES} frames of {SIZE}x{SIZE}, {STEPS} steps with guidance, one core; {single:.1f} s is 1.00")
     print(f"{'ancestors':>10}{'naive':>12}{'paper':>12}{'ours':>12}{'cache of ours':>16}")
     for among in ANCESTORS:
@@ -189,17 +196,17 @@ def measure(mini: Mini, quick: bool) -> dict[str, Any]:
             if not among:
                 line += f"{1.0:>11.2f} "
                 continue
-            last = max(n for which, n in best if which == name and n <= among)
+            last = max(n for which, n in times if which == name and n <= among)
             scale = counts.edit(SCHEMES[name], among) / counts.edit(SCHEMES[name], last)
-            line += f"{best[name, last] * scale / single:>11.2f}{'*' if last != among else ' '}"
-        print(line + f"{best['ours', among] / single:>11.2f} {cache_bytes[among] / 1e6:>13.1f} MB")
+            line += f"{usual[name, last] * scale / single:>11.2f}{'*' if last != among else ' '}"
+        print(line + f"{usual['ours', among] / single:>11.2f} {cache_bytes[among] / 1e6:>13.1f} MB")
     print(f"retrieval among 1,000 and reading of {KEPT}: {retrieval * 1e3:.0f} ms of CPU")
     counted = counts.edit(SCHEMES["ours"], KEPT) / counts.edit(SINGLE, 0)
     print(f"ours with {KEPT} memories by counted operations: {counted:.3f}")
     return {
-        "mini_ours_8_vs_single_joint": round(best["ours", KEPT] / single, 3),
-        "mini_ours_1000_vs_ours_0": round(best["ours", 1000] / best["ours", 0], 3),
-        "mini_merging_saving_joint_64": round(1 - best["paper", 64] / best["paper, not merging", 64], 3),
+        "mini_ours_8_vs_single_joint": round(ratio(("ours", KEPT), ("single", 0)), 3),
+        "mini_ours_1000_vs_ours_0": round(ratio(("ours", 1000), ("ours", 0)), 3),
+        "mini_merging_saving_joint_64": round(1 - ratio(("paper", 64), ("paper, not merging", 64)), 3),
         "mini_ours_8_vs_single_joint_counted": round(counted, 3),
         "cache_mb_8": round(cache_bytes[KEPT] / 1e6, 1),
     }
