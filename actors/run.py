@@ -187,8 +187,8 @@ class Run:
             self._replace(name)
 
     def _drop_lost(self) -> None:
-        """A lost node takes its idle editors with it. An edit sent to one of those would be charged with a loss that it
-        has no part in."""
+        """A node that takes a busy editor with it takes idle ones too. An edit sent to one of those would be charged
+        with a loss that it has no part in."""
         asked = {self._editors[name].ready.remote(): name for name in self.scheduler.idle_workers}
         if asked:
             ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER, fetch_local=False)

@@ -59,7 +59,7 @@ class WanCodec:
 
     @property
     def _device(self) -> torch.device:
-        """Where the VAE will be when it is called: with offloading that is not where it is now."""
+        """Where the VAE will be when it is called: with model offloading that is not where it is now."""
         hook = getattr(self.vae, "_hf_hook", None)
         return getattr(hook, "execution_device", None) or self.vae.device
 

@@ -124,8 +124,8 @@ class ClipDataset:
             unique.setdefault(row.id, row)
         if not unique:
             return
-        added = table(list(unique.values()), self._dataset.schema, self.metadata["generator"])
-        insert(self._dataset, self.url, added, "clips")
+        rows, generator = list(unique.values()), self.metadata["generator"]
+        insert(self._dataset, self.url, f"{len(rows)} clips", lambda: table(rows, self._dataset.schema, generator))
         self._handles, self._index = {}, {}
 
     # ---- read

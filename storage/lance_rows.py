@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shutil
+from collections.abc import Callable
 
 import lance
 import pyarrow as pa
@@ -33,21 +34,23 @@ def metadata_of(dataset: lance.LanceDataset) -> dict[str, str]:
     return {key.decode(): value.decode() for key, value in (dataset.schema.metadata or {}).items()}
 
 
-def insert(dataset: lance.LanceDataset, url: str, rows: pa.Table, what: str) -> None:
-    """Add the rows, "memories" or whatever they are, whose `id` is not there yet: all of them, or none and a
-    StorageFault, with errno ENOSPC of a full disk."""
+def insert(dataset: lance.LanceDataset, url: str, what: str, make: Callable[[], pa.Table]) -> None:
+    """Add those of the rows whose `id` is not there yet: all of them, or none and a StorageFault, with errno ENOSPC of
+    a full disk. what: "3 memories", or whatever they are. make: says the rows, once the latest version is open."""
+    needed = 0
     try:
         dataset.checkout_latest()
+        rows = make()
+        needed = 2 * rows.nbytes
         dataset.merge_insert("id").when_not_matched_insert_all().execute(rows)
-        dataset.checkout_latest()
     except OSError as error:
         # Of a full disk Lance may only say that a blob came out too short; who catches this must know it is full.
         place = os.path.dirname(os.path.abspath(url))
         free = shutil.disk_usage(place).free if os.path.isdir(place) else None  # None: an object store
-        code = errno.ENOSPC if free is not None and free < 2 * rows.nbytes else error.errno
+        code = errno.ENOSPC if free is not None and free < needed else error.errno
         space = "" if free is None else f" with {free / 1e6:.1f} MB free on its disk"
         remedy = "free space or mend the permissions and run the same command again, what was committed before is safe"
-        raise fault(url, f"{len(rows)} {what} could not be committed{space}", error, remedy, code) from error
+        raise fault(url, f"{what} could not be committed{space}", error, remedy, code) from error
 
 
 def fault(url: str, failed: str, error: BaseException, remedy: str, code: int | None = None) -> StorageFault:

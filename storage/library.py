@@ -64,8 +64,8 @@ class Library:
     ) -> Library:
         """The library at `url`, a local folder or an object store's (`storage_options` as Lance takes them).
 
-        `create=True` is for the process that commits: it makes a library where there is none, and rebuilds the
-        coverage column where the library was made with another sphere, unless another run has it in use.
+        `create=True` is for the start of a run: it makes a library where there is none, and rebuilds the coverage
+        column where the library was made with another sphere, unless another run has it in use.
         `create=False` never writes, and refuses one of another sphere. `sphere=None` takes the library with the sphere
         it has. A library of another model digest, descriptor size or schema version is refused: its memories are of no
         use to this model."""
@@ -86,7 +86,7 @@ class Library:
             if not create:
                 raise LibraryError(
                     f"library {url} has coverage of {found[_POINTS]} points at {found[_RADIUS]} m, expected "
-                    f"{sphere.points} at {sphere.radius} m; the process that commits must open it first and rebuild it"
+                    f"{sphere.points} at {sphere.radius} m; the start of a run opens it first and rebuilds it"
                 )
             # A run under way ranks and commits by the sphere that it was started with.
             with alone(url, f"its sphere stays {found[_POINTS]} points at {found[_RADIUS]} m"):
@@ -98,8 +98,8 @@ class Library:
         """The sphere of the coverage column."""
         if self._sphere is None:
             raise LibraryError(
-                f"library {self.url} was left while its coverage was being rebuilt; run `memory-v2v edit` with it: the "
-                "process that commits rebuilds it"
+                f"library {self.url} was left while its coverage was being rebuilt; run `memory-v2v edit` with it, "
+                "which rebuilds it"
             )
         return self._sphere
 
@@ -115,10 +115,12 @@ class Library:
             check(new, model=self.model, descriptor_dim=dim)
         if not unique:
             return
-        self._dataset.checkout_latest()
-        self._check_sphere()
-        rows = table(list(unique.values()), self.sphere, self._dataset.schema)
-        insert(self._dataset, self.url, rows, "memories")
+
+        def rows() -> pa.Table:
+            self._check_sphere()
+            return table(list(unique.values()), self.sphere, self._dataset.schema)
+
+        insert(self._dataset, self.url, f"{len(unique)} memories", rows)
 
     def compact(self, keep: timedelta = KEEP) -> None:
         """Join small fragments, bring the index up to date, drop versions older than `keep`. Readers may go on."""
@@ -176,8 +178,9 @@ class Library:
         """The memories `ids` of a source, in that order, as retrieval takes them."""
         columns = ["id", "turn", "segment", "start", "coverage", "descriptor"]
         size = self.sphere.points // 8
-        rows = self._rows(ids, columns, _of(source))
+        self._dataset.checkout_latest()
         self._check_sphere()
+        rows = self._rows(ids, columns, _of(source))
         dim = self._dataset.schema.field("descriptor").type.list_size
         return Candidates(
             ids=list(ids),
@@ -238,9 +241,10 @@ class Library:
         """Where there are no locks another run may have rebuilt the coverage since this was opened."""
         found, own = metadata_of(self._dataset), _sphere_metadata(self.sphere)
         if any(found[key] != own[key] for key in own):
+            is_now = f"of {found[_POINTS]} points at {found[_RADIUS]} m" if _stored_sphere(found) else "being rebuilt"
             raise LibraryError(
-                f"library {self.url} has coverage of {found[_POINTS]} points at {found[_RADIUS]} m now, expected "
-                f"{own[_POINTS]} at {own[_RADIUS]} m: another run has rebuilt it; run the same command again"
+                f"library {self.url} has coverage {is_now}, expected {own[_POINTS]} points at {own[_RADIUS]} m: "
+                "another run rebuilds it; run the same command again when that has ended"
             )
 
     def _reopen(self) -> None:

@@ -104,23 +104,25 @@ def test_killed_editors_librarians_and_publishers_change_nothing_in_the_result(c
     assert ray.cluster_resources()["CPU"] == pytest.approx(ray.available_resources().get("CPU", 0), abs=1.1)
 
 
-def test_editors_that_were_lost_while_idle_are_no_edits_fault(setup, tmp_path, tiny_model) -> None:
+def test_editors_that_were_lost_while_idle_are_no_edits_fault(setup, tmp_path, tiny_model, monkeypatch) -> None:
     clips = [write_clip(tmp_path / f"{n}.mp4", moving_frames(n, 48, 64, seed=n), rate=24) for n in (16, 320)]
     short, long = make_plan(clips, [parse_turn("pan_right")], CONFIG, resolve(tiny_model)).chains
-    lost: list[int] = []
+    lost, said = list[int](), list[str]()
+    monkeypatch.setattr("actors.run.SILENCE", 0.0)
 
     def lose_all(scheduler: Scheduler) -> None:
         if not lost and scheduler.healthy_workers < 2:
-            time.sleep(0.25)  # the long source is not to end before the second editor has started
+            time.sleep(1)  # the long source is not to end before the second editor has started
         elif not lost and scheduler.sources.done == 1 and len(scheduler.idle_workers) == 1:
             lost.extend(process.pid for process in processes("ray::Editor"))
             for pid in lost:
                 os.kill(pid, signal.SIGKILL)
 
-    run = Run(work([short, long], tmp_path / "out"), Scheduler(losses=2), setup, Places(2, 0.5, 0), progress=lose_all)
-    outcome = run()
+    sources, two = work([short, long], tmp_path / "out"), Places(2, 0.5, 0)
+    outcome = Run(sources, Scheduler(losses=2), setup, two, progress=lose_all, notify=said.append)()
     assert len(lost) == 2, "the short source was to end first"
     assert not outcome.failed and not outcome.stopped and outcome.edits == 21, outcome
+    assert len(said) == 2 and all("no editor has started" in line for line in said), "at the start and after the loss"
 
 
 def test_a_source_that_vanishes_fails_alone(chains, setup, tmp_path) -> None:
@@ -131,7 +133,8 @@ def test_a_source_that_vanishes_fails_alone(chains, setup, tmp_path) -> None:
     assert all(video_id_of(video.url) == video.video_id for video in work(chains, tmp_path / "out")[1].videos)
 
 
-def test_a_model_that_cannot_be_loaded_stops_the_run_with_its_reason(chains, setup, tmp_path) -> None:
+def test_a_model_that_cannot_be_loaded_stops_the_run_with_its_reason(chains, setup, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("actors.run.FAILED_STARTS", 2)
     broken = dataclasses.replace(setup, model=str(tmp_path / "nowhere"))
     outcome = Run(work(chains[:1], tmp_path / "out"), Scheduler(), broken, Places(1, 0.5, 0))()
     assert outcome.edits == 0 and "no editor could start" in str(outcome.stopped) and "nowhere" in str(outcome.stopped)
