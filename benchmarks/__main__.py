@@ -143,7 +143,7 @@ def _parts(text: str) -> dict[str, str]:
 
 def _number(value: object) -> str:
     return (
-        f"{value:,.3g}"
+        f"{value:,.4g}"
         if isinstance(value, float) and abs(value) < 1000
         else f"{value:,.0f}"
         if isinstance(value, (int, float))

@@ -1,4 +1,5 @@
-"""The `vae` component of a pipeline as a codec (see `pixels`): diffusers' Wan VAE, or a stand-in for one."""
+"""The `vae` component of a pipeline as a codec (see `pixels`): diffusers' Wan VAE, or a stand-in for one, which saved
+pipelines name as `pipeline.codec.PixelCodec`."""
 
 from __future__ import annotations
 

@@ -79,25 +79,26 @@ class ClipDataset:
     @classmethod
     def open(cls, url: str, storage_options: dict[str, str] | None = None) -> ClipDataset:
         """The data set at `url`, or the one in that folder."""
-        if os.path.isfile(url):
-            raise StorageError(f"{url}: is a file; a data set of clips is a folder: name that")
-        dataset = opened(url, storage_options)
-        if dataset is None and not url.rstrip("/").endswith(".lance"):
-            url = f"{url.rstrip('/')}/{NAME}"
-            dataset = opened(url, storage_options)
-        if dataset is None:
+        inside = [] if url.rstrip("/").endswith(".lance") else [f"{url.rstrip('/')}/{NAME}"]
+        for place in [url, *inside]:
+            if os.path.isfile(place):
+                raise StorageError(f"{place}: is a file; a data set of clips is a folder: name that")
+            dataset = opened(place, storage_options)
+            if dataset is not None:
+                break
+        else:
             raise StorageError(f"{url}: no data set of clips is there; make one with `memory-v2v synthesize --out`")
         version = metadata_of(dataset).get(_VERSION)
         if version is None:
             raise StorageError(
-                f"{url}: is a Lance data set but not one of clips; name one that `memory-v2v synthesize` made"
+                f"{place}: is a Lance data set but not one of clips; name one that `memory-v2v synthesize` made"
             )
         if version != CLIPS_VERSION:
             raise StorageError(
-                f"{url}: has version {version} of the format of clips, expected {CLIPS_VERSION}; use the release of "
+                f"{place}: has version {version} of the format of clips, expected {CLIPS_VERSION}; use the release of "
                 "memory-v2v that made it, or synthesize it anew"
             )
-        return cls(url, dataset, storage_options)
+        return cls(place, dataset, storage_options)
 
     def __reduce__(self) -> Any:
         return ClipDataset.open, (self.url, self._storage_options)

@@ -85,11 +85,11 @@ class Library:
         if (found[_POINTS], found[_RADIUS]) != (str(sphere.points), repr(float(sphere.radius))):
             if not create:
                 raise LibraryError(
-                    f"library {url} has coverage of {found[_POINTS]} points at {found[_RADIUS]} m, expected "
-                    f"{sphere.points} at {sphere.radius} m; the start of a run opens it first and rebuilds it"
+                    f"library {url} has coverage {_state(found)}, expected {sphere.points} at {sphere.radius} m; the "
+                    "start of a run opens it first and rebuilds it"
                 )
             # A run under way ranks and commits by the sphere that it was started with.
-            with alone(url, f"its sphere stays {found[_POINTS]} points at {found[_RADIUS]} m"):
+            with alone(url, f"its coverage stays as it is, {_state(found)}"):
                 _rebuild_coverage(dataset, sphere)
         return cls(url, dataset, sphere, storage_options)
 
@@ -178,8 +178,6 @@ class Library:
         """The memories `ids` of a source, in that order, as retrieval takes them."""
         columns = ["id", "turn", "segment", "start", "coverage", "descriptor"]
         size = self.sphere.points // 8
-        self._dataset.checkout_latest()
-        self._check_sphere()
         rows = self._rows(ids, columns, _of(source))
         dim = self._dataset.schema.field("descriptor").type.list_size
         return Candidates(
@@ -223,6 +221,8 @@ class Library:
         for reopened in (False, True):
             if reopened:
                 self._reopen()
+            if "coverage" in columns:
+                self._check_sphere()
             rows = self._dataset.to_table(
                 columns=[name for name in columns if name != "_rowid"],
                 filter=where,
@@ -241,9 +241,8 @@ class Library:
         """Where there are no locks another run may have rebuilt the coverage since this was opened."""
         found, own = metadata_of(self._dataset), _sphere_metadata(self.sphere)
         if any(found[key] != own[key] for key in own):
-            is_now = f"of {found[_POINTS]} points at {found[_RADIUS]} m" if _stored_sphere(found) else "being rebuilt"
             raise LibraryError(
-                f"library {self.url} has coverage {is_now}, expected {own[_POINTS]} points at {own[_RADIUS]} m: "
+                f"library {self.url} has coverage {_state(found)}, expected {own[_POINTS]} points at {own[_RADIUS]} m: "
                 "another run rebuilds it; run the same command again when that has ended"
             )
 
@@ -317,6 +316,11 @@ def _stored_sphere(found: dict[str, str]) -> Sphere | None:
     if not found[_POINTS].isdigit():
         return None
     return Sphere(points=int(found[_POINTS]), radius=float(found[_RADIUS]))
+
+
+def _state(found: dict[str, str]) -> str:
+    """What a library's metadata say of its coverage, for messages."""
+    return f"of {found[_POINTS]} points at {found[_RADIUS]} m" if _stored_sphere(found) else "being rebuilt"
 
 
 def _quoted(text: str) -> str:

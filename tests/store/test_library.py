@@ -268,7 +268,8 @@ def test_another_sphere_rebuilds_the_coverage_and_commits_go_on_with_it(url, lib
 def test_a_library_in_use_keeps_its_sphere_and_where_it_could_not_its_users_notice(url, library):
     library.commit([a_memory(1)])
     wider = PLACE | {"sphere": Sphere(points=1024, radius=50.0)}
-    with in_use(url), pytest.raises(LibraryError, match=r"is using the library .*: its sphere stays 512 points"):
+    kept = r"is using the library .*: its coverage stays as it is, of 512 points at 20.0 m"
+    with in_use(url), pytest.raises(LibraryError, match=kept):
         Library.open(url, **wider)
     assert np.array_equal(
         library.candidates("bikes", [edit_id(1)]).coverage[0], coverage(a_memory(1).trajectory, SPHERE)
