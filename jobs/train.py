@@ -100,7 +100,7 @@ def train(job: TrainJob) -> int:
 
 
 def _run(job: TrainJob, setup: Any) -> None:
-    report = TrainingProgress(setup.recipe)
+    report = TrainingProgress(setup.recipe.steps)
     if not job.workers:
         from actors.training import train as loop
 
@@ -117,14 +117,15 @@ def _run(job: TrainJob, setup: Any) -> None:
 class TrainingProgress:
     """One line for every line of the log."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.steps = recipe.steps
-        self.targets = recipe.batch * recipe.targets
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
 
     def __call__(self, figures: dict[str, Any]) -> None:
         step = figures["step"]
         if "loss" in figures:
-            left = (self.steps - step) * self.targets / figures["targets_per_s"]
+            left = (self.steps - step) * figures[
+                "seconds_per_step"
+            ]  # steps differ in their targets: glimpses have more
             line = f"loss {figures['loss']:.4f} | {figures['targets_per_s']:.1f} targets/s | ETA {duration(left)}"
         else:
             line = " | ".join(f"{name} {value:.3g}" for name, value in figures.items() if name != "step")

@@ -37,7 +37,8 @@ class Log:
         if self.count == EVERY:
             seconds = time.monotonic() - self.began
             means = {name: value / self.count for name, value in self.sums.items()}
-            self.write({"step": step, **means, "targets_per_s": self.targets / seconds})
+            rates = {"targets_per_s": self.targets / seconds, "seconds_per_step": seconds / self.count}
+            self.write({"step": step, **means, **rates})
             self.sums, self.count, self.targets, self.began = {}, 0, 0, time.monotonic()
 
     def write(self, figures: dict[str, Any]) -> None:

@@ -4,6 +4,8 @@ import io
 
 from actors.scheduler import Scheduler
 from jobs.progress import Progress, duration
+from jobs.train import TrainingProgress
+from pipeline.training import log as training_log
 
 
 def test_a_line_tells_done_left_failed_rate_and_time_to_go() -> None:
@@ -44,3 +46,15 @@ def test_on_a_terminal_one_line_is_drawn_over_and_over() -> None:
 
 def test_an_unknown_time_is_a_question_mark() -> None:
     assert (duration(3725), duration(float("inf")), duration(5)) == ("1:02:05", "?", "0:00:05")
+
+
+def test_the_time_a_training_still_takes_goes_by_its_steps_however_many_targets_they_have(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(training_log.time, "monotonic", lambda: clock[0])
+    log = training_log.Log(tmp_path / "log.jsonl", 0, TrainingProgress(steps=50))
+    for step in range(1, 21):
+        clock[0] += 3.0
+        log.step(step, 64 if step % 2 else 16, {"loss": 0.5})
+    assert capsys.readouterr().err == "step 20/50 | loss 0.5000 | 13.3 targets/s | ETA 0:01:30\n"
