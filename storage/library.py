@@ -82,16 +82,14 @@ class Library:
         found = metadata_of(dataset)
         if sphere is None:
             return cls(url, dataset, _stored_sphere(found), storage_options)
-        if (found[_POINTS], found[_RADIUS]) != (str(sphere.points), repr(float(sphere.radius))):
-            if not create:
-                raise LibraryError(
-                    f"library {url} has coverage {_state(found)}, expected {sphere.points} at {sphere.radius} m; the "
-                    "start of a run opens it first and rebuilds it"
-                )
+        library = cls(url, dataset, sphere, storage_options)
+        if not create:
+            library._check_sphere()
+        elif _stored_sphere(found) != sphere:
             # A run under way ranks and commits by the sphere that it was started with.
             with alone(url, f"its coverage stays as it is, {_state(found)}"):
                 _rebuild_coverage(dataset, sphere)
-        return cls(url, dataset, sphere, storage_options)
+        return library
 
     @property
     def sphere(self) -> Sphere:
@@ -238,12 +236,13 @@ class Library:
         )
 
     def _check_sphere(self) -> None:
-        """Where there are no locks another run may have rebuilt the coverage since this was opened."""
+        """Another run may have rebuilt the coverage since this was opened, where there are no locks, or since the run
+        that this belongs to was started."""
         found, own = metadata_of(self._dataset), _sphere_metadata(self.sphere)
-        if any(found[key] != own[key] for key in own):
+        if _stored_sphere(found) != self.sphere:
             raise LibraryError(
                 f"library {self.url} has coverage {_state(found)}, expected {own[_POINTS]} points at {own[_RADIUS]} m: "
-                "another run rebuilds it; run the same command again when that has ended"
+                "another run made it so; run the same command again when that has ended, which rebuilds it"
             )
 
     def _reopen(self) -> None:

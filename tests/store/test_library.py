@@ -256,7 +256,9 @@ def test_a_library_that_is_a_file_or_not_there_is_refused_by_name(tmp_path):
 def test_another_sphere_rebuilds_the_coverage_and_commits_go_on_with_it(url, library):
     library.commit([a_memory(1), a_memory(2)])
     wider = Sphere(points=1024, radius=50.0)
-    with pytest.raises(LibraryError, match="coverage of 512 points at 20.0 m, expected 1024 at 50.0 m"):
+    with pytest.raises(
+        LibraryError, match="coverage of 512 points at 20.0 m, expected 1024 points at 50.0 m: another run"
+    ):
         Library.open(url, **PLACE | {"sphere": wider}, create=False)
     writer = Library.open(url, **PLACE | {"sphere": wider})
     writer.commit([a_memory(3)])
