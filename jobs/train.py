@@ -123,9 +123,8 @@ class TrainingProgress:
     def __call__(self, figures: dict[str, Any]) -> None:
         step = figures["step"]
         if "loss" in figures:
-            left = (self.steps - step) * figures[
-                "seconds_per_step"
-            ]  # steps differ in their targets: glimpses have more
+            # Not by targets: steps of `glimpses` have more of them.
+            left = (self.steps - step) * figures["seconds_per_step"]
             line = f"loss {figures['loss']:.4f} | {figures['targets_per_s']:.1f} targets/s | ETA {duration(left)}"
         else:
             line = " | ".join(f"{name} {value:.3g}" for name, value in figures.items() if name != "step")
