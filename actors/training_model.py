@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from pipeline.memory_pipeline import MemoryV2VPipeline
 from pipeline.training.tuning import lora_weights
+from storage.atomic import readable
 from storage.errors import fault
 
 
@@ -28,12 +29,12 @@ def save_model(
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".model."))
-    os.chmod(fresh, 0o755)
     try:
         if lora:
             pipe.save_lora_weights(fresh, transformer_lora_layers=lora_weights(dict(weights)))
         else:
             _write(pipe, weights, Path(begun), fresh)
+        readable(fresh)
         old = fresh.with_name(fresh.name + ".old")
         if folder.exists():
             os.replace(folder, old)

@@ -17,6 +17,7 @@ from pipeline.bases import BASES, Base, BaseError, find
 from pipeline.bases.base import FORMAT
 from pipeline.bases.locate import locate, recognise
 from pipeline.spec import ModelSpec
+from storage.atomic import readable
 from storage.fingerprint import cache_folder, file_digest, folder_digest
 
 SHIPPED = Path(pipeline.__path__[0]) / "weights" / "mini"
@@ -113,6 +114,7 @@ def _made(name: str, build: Callable[[Path], None]) -> Path:
         fresh = Path(tempfile.mkdtemp(dir=folder.parent))
         try:
             build(fresh)
+            readable(fresh)
             os.replace(fresh, folder)
         except OSError:
             if not folder.is_dir():

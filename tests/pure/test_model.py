@@ -98,6 +98,13 @@ def test_mini_remembers():
     assert errors[1] < 0.8 * errors[0]
 
 
+def test_what_was_made_in_the_cache_can_be_read_by_whoever_shares_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = Path(resolve("mini-cpu").folder)
+    modes = {oct(each.stat().st_mode & 0o777) for each in (folder, *folder.rglob("*"))}
+    assert modes == {"0o755", "0o644"}
+
+
 def test_both_sizes_of_mini_can_begin_untrained():
     folders = {resolve(f"mini-{size}", seed=seed).folder for size in ("cpu",) for seed in (0, 1)}
     assert len(folders) == 2 and not resolve("mini-cpu").spec.trained

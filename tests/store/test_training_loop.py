@@ -116,6 +116,8 @@ def test_what_is_written_can_be_looked_at_and_used(short):
         if name in weights:
             assert torch.equal(weights[name], each), name
     assert not list(Path(asked.out).glob(".model*"))
+    weights_file = Path(asked.out, MODEL, "transformer", "diffusion_pytorch_model.safetensors")
+    assert oct(weights_file.stat().st_mode) == "0o100644"  # safetensors writes 600, and a model is for colleagues too
 
 
 def test_a_loss_that_is_no_number_stops_the_training_and_names_the_scenes(short, monkeypatch):
