@@ -7,6 +7,7 @@ the first process writes log, sheets and checkpoints; whoever starts resumes fro
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -93,8 +94,6 @@ def train(
         torch.set_num_threads(setup.threads)
     pipe = MemoryV2VPipeline.from_pretrained(setup.model).to(setup.device)
     begun = pipe.config.trained_steps
-    if setup.recipe.camera_dropout and pipe.transformer.config.positions == "frustum":
-        raise ValueError("camera_dropout: this model places tokens on camera rays and has none without; set it to 0")
     if setup.tune == "lora":
         add_lora(pipe.transformer, setup.lora_rank, setup.seed)
     if setup.gradient_checkpointing:
@@ -131,8 +130,12 @@ def train(
 
     held_out: list[Batch] = []
     if unseen and (rank == 0 or spread):
-        corpus_unseen = Corpus(unseen, setup.frames, validation_recipe(setup.recipe))
-        held_out = validation_batches(corpus_unseen, encode, setup.validation_batches, every)
+        try:
+            corpus_unseen = Corpus(unseen, setup.frames, validation_recipe(setup.recipe))
+        except ValueError as error:  # few scenes may leave this split without any that serve
+            logging.getLogger(__name__).warning("goes on without validation: %s", error)
+        else:
+            held_out = validation_batches(corpus_unseen, encode, setup.validation_batches, every, kernels)
 
     def measure() -> None:
         figures = validate(trainer, held_out, _std(pipe))

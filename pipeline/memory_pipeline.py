@@ -227,7 +227,8 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         if guidance > 1 and clean(prompt) != clean(negative_prompt):
             negative_prompt_embeds = self.encode_prompt(negative_prompt)
         aspect = shape[3] / shape[2]
-        lens = default_intrinsics(aspect) if target_trajectory is None else target_trajectory.intrinsics[0]
+        camera = target_trajectory or source_trajectory
+        lens = default_intrinsics(aspect) if camera is None else camera.intrinsics[0]
         if self.transformer.config.positions == "frustum" and target_trajectory is None:
             # Every token needs a ray. Without a target camera it is the source's own, or one that stands still.
             target_trajectory = source_trajectory or Trajectory.static(self._frames(shape[1]), lens)

@@ -37,10 +37,11 @@ def correspondence(
     c2w (..., 3, 4); intrinsics (..., 4) divided by the size. The views may differ in size. objects_a (..., H, W) and
     motions (..., N, 3, 4): what a's pixels show, and how each object moves from a's moment to b's (see `motions`);
     without them all stands still. tolerance: of the point's depth in b against what b sees. at: where in a pixel depth
-    was measured, 0.5 / samples of `render`.
+    was measured, 0.5 / samples of `render`. Computed in depth_a's dtype, whatever the cameras have.
     where (..., H, W, 2): x and y in pixels of b, whole numbers in the middles of its pixels; not finite for the sky.
     seen (..., H, W) bool.
     """
+    c2w_b, intrinsics_b, depth_b = (each.to(depth_a) for each in (c2w_b, intrinsics_b, depth_b))
     points = _world(depth_a, c2w_a, intrinsics_a, at)
     if motions is not None:
         if objects_a is None:
@@ -48,7 +49,7 @@ def correspondence(
         points = _moved(points, objects_a, motions)
     height, width = depth_b.shape[-2:]
     rotation, origin = c2w_b[..., :3], c2w_b[..., 3]
-    local = (points - origin[..., None, None, :]) @ rotation[..., None, :, :].to(points)
+    local = (points - origin[..., None, None, :]) @ rotation[..., None, :, :]
     ahead = local[..., 2]
     focal, middle = intrinsics_b[..., None, None, :2], intrinsics_b[..., None, None, 2:]
     share = local[..., :2] / ahead[..., None] * focal + middle  # 0..1 from edge to edge

@@ -52,7 +52,7 @@ class Thing:
 
     @property
     def radius(self) -> float:
-        """Of a ball round the centre that holds it all the time."""
+        """Of a ball round the centre to keep clear: it holds the thing but for the far end of a sway towards."""
         reach = math.dist((0, 0, 0), self.size) + math.dist((0, 0, 0), self.motion.sway)
         return reach + 2 * self.size[1] * abs(math.sin(self.motion.swing))
 

@@ -204,7 +204,12 @@ def _validation(stage: Stage, pool: Any, count: int) -> list[Any]:
         there.put(len(clips), *developed(description, len(made), stage.filming))
         clips += made
     corpus = Corpus(clips, stage.length, validation_recipe(stage.recipe))
-    return validation_batches(corpus, lambda windows, length: there.latents(placed(windows, length), length), count)
+    return validation_batches(
+        corpus,
+        lambda windows, length: there.latents(placed(windows, length), length),
+        count,
+        tokenizers=stage.tokenizers,
+    )
 
 
 if __name__ == "__main__":

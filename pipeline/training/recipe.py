@@ -10,6 +10,13 @@ def choice(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
+# Numbers with a fraction that may be more than 1; all others are shares and decays.
+_UNBOUNDED = {
+    "learning_rate", "adam_learning_rate", "weight_decay", "clip", "shift", "spread", "memory_noise", "own_weight",
+    "depth_weight", "changed_weight",
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a model is trained. Shares are probabilities in 0..1. Raises ValueError for values that make no sense."""
@@ -61,13 +68,18 @@ class Recipe:
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
-            if isinstance(value, float) and value < 0:
+            if isinstance(value, int | float) and value < 0:
                 raise ValueError(f"{each.name} must not be negative, got {value}")
+            if isinstance(each.default, float) and each.name not in _UNBOUNDED and value > 1:
+                raise ValueError(f"{each.name} must lie in 0..1, got {value}")
         if self.optimizer not in ("muon", "adamw"):
             raise ValueError(f"optimizer must be muon or adamw, got {self.optimizer!r}")
-        for name in ("steps", "batch", "targets"):
+        for name in ("steps", "batch", "targets", "memories"):  # without memories: memory_dropout=1
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        low, high = self.merge_share
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"merge_share must be a range in 0..1, got {low} to {high}")
         if not self.camera + self.text + self.onward > 0:
             raise ValueError("one of camera, text and onward must be more than 0: nothing would be trained")
 

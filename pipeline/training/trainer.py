@@ -43,6 +43,10 @@ class Trainer:
         self.network, self.recipe, self.seed, self.rank = network, recipe, seed, rank
         self.pipe = network.pipe
         self.step = 0
+        if recipe.camera_dropout and self.pipe.transformer.config.positions == "frustum":
+            raise ValueError(
+                "camera_dropout: this model places tokens on camera rays and has none without; set it to 0"
+            )
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(trainable is None or trainable(name))
         self.wrapped = wrap(network)
@@ -105,9 +109,10 @@ class Trainer:
         return Averaged(self)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and numbers only: loads with `weights_only=True`. Tensors are whole, whatever is spread."""
+        """Tensors, numbers and names: loads with `weights_only=True`. Tensors are whole, whatever is spread."""
         state = {
             "step": self.step,
+            "optimizer": self.recipe.optimizer,
             "parameters": {name: each.detach() for name, each in self.parameters.items()},
             "optimizers": [each.state_dict() for each in self.optimizers],
             "average": self.average.state_dict(),
@@ -116,15 +121,16 @@ class Trainer:
         return made
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError, naming a parameter, where the state is of another model."""
+        """All but the settings, which are this recipe's. Raises ValueError, naming a parameter, where the state is of
+        another model, and where it is of another optimizer."""
         theirs = state["parameters"]
         for name in {**theirs, **self.parameters}:
             expected = tuple(self.parameters[name].shape) if name in self.parameters else None
             got = tuple(theirs[name].shape) if name in theirs else None
             if expected != got:
                 raise ValueError(f"checkpoint of another model: {name} has shape {got}, expected {expected}")
-        if len(state["optimizers"]) != len(self.optimizers):
-            raise ValueError(f"checkpoint of another optimizer than {self.recipe.optimizer}")
+        if state.get("optimizer") != self.recipe.optimizer:
+            raise ValueError(f"checkpoint of optimizer {state.get('optimizer')}, expected {self.recipe.optimizer}")
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(as_parameter(theirs[name], parameter))
@@ -134,9 +140,10 @@ class Trainer:
                 index: {key: as_parameter(value, parameters[index]) for key, value in values.items()}
                 for index, values in each["state"].items()
             }
-            optimizer.load_state_dict({**each, "state": placed})
+            optimizer.load_state_dict({"state": placed, "param_groups": optimizer.state_dict()["param_groups"]})
         shadows = zip(state["average"]["shadow_params"], self.parameters.values(), strict=True)
-        self.average.load_state_dict({**state["average"], "shadow_params": [as_parameter(*each) for each in shadows]})
+        shadow_params = [as_parameter(*each) for each in shadows]
+        self.average.load_state_dict({**state["average"], "decay": self.recipe.ema, "shadow_params": shadow_params})
         self.step = state["step"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -19,15 +20,18 @@ LEVELS = (1.0, 0.6)  # sigma: from nothing but the conditioning, and with most o
 SEED = 71
 
 
-def validation_batches(corpus: Corpus, encode: Encode, count: int = 4, every: int = 1) -> list[Batch]:
-    """`count` batches of every task that the clips allow; always the same ones, whatever is trained."""
+def validation_batches(
+    corpus: Corpus, encode: Encode, count: int = 4, every: int = 1, tokenizers: int = 2
+) -> list[Batch]:
+    """`count` batches of every task that the clips allow; always the same ones, whatever is trained. tokenizers: as
+    for `Corpus.draw`."""
     batches = []
     for number, task in enumerate(TASKS):
         if not corpus.shares[task]:
             continue
         for index in range(count):
             random = np.random.default_rng([SEED, number, index])
-            batches.append(collate(corpus.draw(random, task), encode, every))
+            batches.append(collate(corpus.draw(random, task, tokenizers), encode, every))
     return batches
 
 
@@ -47,6 +51,7 @@ def validate(trainer: Trainer, batches: Sequence[Batch], std: float) -> dict[str
     `memory_gain_<task>`: dB at level 1 with memories over without.
     """
     errors: dict[str, list[float]] = {}
+    alone: dict[str, list[float]] = {}  # the same batches at level 1 without their memories
     device = next(iter(trainer.parameters.values())).device
     with trainer.averaged():
         for index, stored in enumerate(batches):
@@ -56,16 +61,14 @@ def validate(trainer: Trainer, batches: Sequence[Batch], std: float) -> dict[str
                 error = _error(trainer, batch, noise, level)
                 errors.setdefault(f"{batch.draw.task}_{level:g}", []).append(error)
             if batch.memories and batch.source is not None:
-                alone = replace(batch, memories=(), draw=replace(batch.draw, merge_share=None))
-                errors.setdefault(f"{batch.draw.task}_alone", []).append(_error(trainer, alone, noise, 1.0))
-    means = {name: sum(values) / len(values) for name, values in errors.items()}
-    result = {"validation_loss": sum(v for n, v in means.items() if "alone" not in n) / max(1, len(means))}
+                bare = replace(batch, memories=(), draw=replace(batch.draw, merge_share=None))
+                alone.setdefault(batch.draw.task, []).append(_error(trainer, bare, noise, 1.0))
+    means = {name: fmean(values) for name, values in errors.items()}
+    result = {"validation_loss": fmean(means.values())}
     for name, error in means.items():
-        if not name.endswith("_alone"):
-            result[f"psnr_{name}"] = -10 * math.log10(max(error * std**2, 1e-10))
-    for task in TASKS:
-        if f"{task}_alone" in means:
-            result[f"memory_gain_{task}"] = 10 * math.log10(means[f"{task}_alone"] / means[f"{task}_1"])
+        result[f"psnr_{name}"] = -10 * math.log10(max(error * std**2, 1e-10))
+    for task, values in alone.items():
+        result[f"memory_gain_{task}"] = 10 * math.log10(fmean(values) / means[f"{task}_1"])
     return result
 
 

@@ -63,6 +63,18 @@ def test_there_and_back_again_is_the_same_pixel_and_the_same_thing(
     assert (b.objects[y, x] == a.objects[seen]).float().mean() > 0.97
 
 
+@pytest.mark.parametrize("double", [False, True])
+def test_cameras_as_a_trajectory_holds_them_will_do(double: bool) -> None:
+    scene = random_scene(3)
+    one, other = paths(scene, 3, 2, 1, 24.0, WIDTH / HEIGHT)
+    a, b = view(scene, one.c2w[0]), view(scene, other.c2w[0])
+    cameras = [torch.tensor(each.c2w[0]) for each in (one, other)]  # float64
+    lens = LENS.double() if double else LENS
+    where, seen = correspondence(a.depth, cameras[0], lens, b.depth, cameras[1], lens)
+    single = correspondence(a.depth, cameras[0].float(), LENS, b.depth, cameras[1].float(), LENS)
+    assert where.dtype == torch.float32 and torch.equal(where, single[0]) and torch.equal(seen, single[1])
+
+
 def test_colours_agree_where_both_see() -> None:
     agree, total = 0.0, 0
     for seed in range(12):

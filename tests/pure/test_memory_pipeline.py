@@ -57,6 +57,14 @@ def test_an_edit_is_a_function_of_its_inputs_and_its_generator(pipe):
     assert not torch.equal(first, edit(pipe, generator=noise(1)))
 
 
+def test_a_memory_without_a_trajectory_has_the_lens_of_the_camera_that_is_known(pipe):
+    wide = Trajectory.static(16, [0.5, 0.5, 0.5, 0.5])
+    latent = pipe.encode(frames(1))
+    same = {"source_trajectory": wide, "target_trajectory": None}
+    told = edit(pipe, memories=[MemoryVideo(latent, wide)], **same)
+    assert torch.equal(edit(pipe, memories=[MemoryVideo(latent)], **same), told)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

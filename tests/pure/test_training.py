@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.clip import Clip
 from pipeline.memory_pipeline import MemoryVideo
-from pipeline.mini import SIZES, TRANSFORMER, build_mini, build_tiny
+from pipeline.mini import SIZES, TINY_PIPELINE, TINY_TEXT, TINY_TRANSFORMER, TRANSFORMER, build_mini, build_tiny
 from pipeline.training.batch import collate
 from pipeline.training.estimate import estimate, measured_rate
 from pipeline.training.muon import Muon, orthogonalised
@@ -439,7 +439,10 @@ def test_rates_rise_then_stay_then_fall(steps, warmup, decay):
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [({"optimizer": "sgd"}, "muon or adamw"), ({"batch": 0}, "batch must be at least 1"), ({"clip": -1.0}, "negative"),
-     ({"camera": 0.0, "text": 0.0, "onward": 0.0}, "nothing would be trained")],
+     ({"camera": 0.0, "text": 0.0, "onward": 0.0}, "nothing would be trained"), ({"learning_rate": -1}, "negative"),
+     ({"warmup": -5}, "negative"), ({"memory_dropout": 3.0}, "memory_dropout must lie in 0..1, got 3.0"),
+     ({"ema": 2.0}, "ema must lie in 0..1"), ({"memories": 0}, "memories must be at least 1"),
+     ({"merge_share": (0.7, 0.3)}, "merge_share must be a range in 0..1, got 0.7 to 0.3")],
 )  # fmt: skip
 def test_a_recipe_that_makes_no_sense_is_refused(wrong, says):
     with pytest.raises(ValueError, match=says):
@@ -570,6 +573,32 @@ def test_validation_sees_the_same_windows_and_noise_whenever_it_is_asked():
     trainer = Trainer(Network(build_tiny()), recipe)
     one, other = (validate(trainer, validation_batches(corpus, pixels, 1), 0.27) for _ in range(2))
     assert one == other and {"psnr_camera_1", "psnr_text_0.6", "psnr_continue_1", "memory_gain_camera"} <= set(one)
+    errors = [10 ** (-value / 10) / 0.27**2 for name, value in one.items() if name.startswith("psnr_")]
+    assert len(errors) == 6 and one["validation_loss"] == pytest.approx(np.mean(errors))
+
+
+def test_a_model_whose_memories_all_have_one_tokenizer_can_be_validated():
+    recipe = Recipe(batch=1, targets=1)
+    one = {**TINY_TRANSFORMER, "memory_kernels": ((1, 2, 2),)}
+    pipe = build_mini(0, transformer=one, text=TINY_TEXT, **TINY_PIPELINE)
+    corpus = Corpus(clips_of(), LENGTH, validation_recipe(recipe))
+    batches = validation_batches(corpus, pixels, 4, tokenizers=1)
+    assert np.isfinite(validate(Trainer(Network(pipe), recipe), batches, 0.27)["validation_loss"])
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_a_training_that_goes_on_has_the_settings_it_is_given(optimizer):
+    recipe = Recipe(batch=1, targets=1, warmup=0, optimizer=optimizer)
+    batch = collate(Corpus(clips_of(), LENGTH, recipe).draw(np.random.default_rng(0), "camera"), pixels)
+    first = Trainer(Network(build_tiny()), recipe)
+    first.train_step(batch)
+    changed = replace(recipe, weight_decay=0.1, ema=0.5, learning_rate=2e-3, adam_learning_rate=2e-3)
+    second = Trainer(Network(build_tiny()), changed)
+    second.load_state_dict(first.state_dict())
+    assert {group["weight_decay"] for each in second.optimizers for group in each.param_groups} == {0.1}
+    assert second.average.decay == 0.5 and second.step == 1
+    second.train_step(batch)
+    assert {group["lr"] for each in second.optimizers for group in each.param_groups} == {2e-3}
 
 
 def test_the_paper_tunes_self_attention_cameras_tokenizers_and_compressors_and_what_is_ours_beside():

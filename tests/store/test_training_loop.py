@@ -17,6 +17,7 @@ from actors.training import CHECKPOINTS, MODEL, TrainingSetup, train
 from pipeline.memory_pipeline import MemoryV2VPipeline
 from pipeline.training.trainer import DivergedError, Trainer
 from storage.checkpoints import Checkpoints
+from storage.clips import ClipDataset
 from storage.errors import StorageError, StorageFault
 from tests.training import logged, setup, validated
 
@@ -158,6 +159,15 @@ def test_a_step_that_diverges_changes_nothing(short, monkeypatch):
     assert equal(kept[0].state_dict(), newest(asked)[1])
 
 
+def test_a_validation_split_that_serves_no_task_is_left_out(short, monkeypatch, caplog):
+    whole = ClipDataset.clips
+    monkeypatch.setattr(ClipDataset, "clips", lambda data, split: whole(data, split)[: 1 if split != "train" else None])
+    asked = short(recipe={"steps": 1, "camera": 0.0, "onward": 0.0})
+    train(asked)
+    assert newest(asked)[0] == 1
+    assert "goes on without validation: none of the tasks text finds clips" in caplog.text
+
+
 def test_a_checkpoint_of_other_widths_is_refused_and_stays(short, tmp_path):
     from pipeline.mini import TINY_PIPELINE, TINY_TEXT, TINY_TRANSFORMER, build_mini
 
@@ -169,7 +179,7 @@ def test_a_checkpoint_of_other_widths_is_refused_and_stays(short, tmp_path):
     ) as error:
         train(setup(short().data, short().out, str(tmp_path / "wide")))
     assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="another optimizer than adamw"):
+    with pytest.raises(ValueError, match="checkpoint of optimizer muon, expected adamw; choose"):
         train(short(recipe={"optimizer": "adamw"}))
     assert newest(short())[0] == 1
 
