@@ -75,10 +75,23 @@ def check(
             )
         if len(target) % len(latent) or (attention == "joint" and len(target) != len(latent)):
             raise ValueError(f"{name} has {len(latent)} rows in its batch, expected the target's {len(target)}")
+        for known, each in (("poses", (3, 4)), ("intrinsics", (4,)), ("times", ())):
+            found, expected = getattr(video, known), (len(latent), latent.shape[2], *each)
+            if found is not None and found.shape != expected:
+                raise ValueError(
+                    f"{name} has {known} of shape {tuple(found.shape)}, expected {expected}: one per frame"
+                )
         if missing := sorted(each for each in needs if getattr(video, each) is None):
             raise ValueError(f"{name} has no {', '.join(missing)}, which this model needs of every video")
         if config.cameras == "per_block" and (video.poses is not None) != posed:
             raise ValueError(f"{name} and the target must both have poses, or neither: got one of them")
+    if wrong := [size for size, patch in zip(target.shape[2:], config.patch_size, strict=True) if size % patch]:
+        raise ValueError(
+            f"the target has (T, H, W) {tuple(target.shape[2:])}, of which {wrong[0]} is no multiple of its part of "
+            f"the patch {tuple(config.patch_size)}; only sources and memories are padded"
+        )
+    if len(rows := {len(video.latent) for name, video in videos.items() if name != "the target"}) > 1:
+        raise ValueError(f"source and memories have {sorted(rows)} rows in their batches, expected the same of all")
     if source is not None and config.source == "channels" and source.latent.shape != target.shape:
         raise ValueError(
             f"the source goes beside the target's channels: expected {tuple(target.shape)}, got "

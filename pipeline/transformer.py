@@ -344,22 +344,6 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             output.sample = self.copying(*said, hidden_states, sigma, seen, leaders)
         return output if return_dict else (output.sample,)
 
-    def encode_conditioning(
-        self,
-        source: ConditioningVideo | None,
-        memories: Sequence[ConditioningVideo],
-        frames: int,
-        cache: MemoryCache | None = None,
-    ) -> MemoryCache:
-        """Fill a cache ahead of any target of `frames` latent frames, without merging, which needs a target."""
-        cache = MemoryCache() if cache is None else cache
-        cache.clear()
-        self._copied(source, memories, cache)
-        conditioning = self._conditioning(source, memories, frames)
-        clean = self._clean_modulation(conditioning.states)
-        self._pass(conditioning.states, clean, clean, "off", 0.0).encode(cache, conditioning)
-        return cache
-
     def compile_repeated_blocks(self, *args: Any, **kwargs: Any) -> None:
         """Diffusers' own, whose arguments are `torch.compile`'s."""
         # A block is called alone, beside a cache, for its projections, with gradients and without, for several lengths:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 # Raised when the same sources would give another folder; a test holds it against the parameters and configurations.
-FORMAT = 1
+FORMAT = 2
 
 COMPONENTS = ("vae", "text_encoder", "tokenizer")
 
@@ -75,9 +75,14 @@ WAN_5B_CHANNELS: Mapping[str, Any] = MappingProxyType(
 )
 
 # The paper's tokenizers, in multiples of the base patch 1x2x2: 1x2x2 for the source, 1x4x4 for the three most
-# relevant memories, 1x8x8 for the others.
-TOKENIZERS: Mapping[str, Any] = MappingProxyType(
-    {"source_kernel": (1, 1, 1), "memory_kernels": ((1, 2, 2), (1, 2, 2), (1, 2, 2), (1, 4, 4))}
+# relevant memories, 1x8x8 for the others; and its merging, at the entries of blocks 10 and 20 of 30.
+MEMORY: Mapping[str, Any] = MappingProxyType(
+    {
+        "source_kernel": (1, 1, 1),
+        "memory_kernels": ((1, 2, 2), (1, 2, 2), (1, 2, 2), (1, 4, 4)),
+        "merge": "merge",
+        "merge_at": (1 / 3, 2 / 3),
+    }
 )
 
 # What all three were published with.

@@ -6,7 +6,7 @@ no cameras. The published pipeline gives every token its own timestep, all of th
 
 from __future__ import annotations
 
-from .base import SAMPLER, TOKENIZERS, WAN_5B_CHANNELS, Base
+from .base import MEMORY, SAMPLER, WAN_5B_CHANNELS, Base
 
 LUCY_EDIT = Base(
     name="lucy-edit",
@@ -17,7 +17,7 @@ LUCY_EDIT = Base(
     components="decart-ai/Lucy-Edit-Dev",
     frame=(48, 4, 16),
     network=WAN_5B_CHANNELS,
-    condition={**TOKENIZERS, "attention": "joint", "cameras": "extrinsics", "source": "channels"},
+    condition={**MEMORY, "attention": "joint", "cameras": "extrinsics", "source": "channels"},
     # The number of its training steps is not published; anything above zero says that it is trained.
     defaults={**SAMPLER, "trained_steps": 1},
 )

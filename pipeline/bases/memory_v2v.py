@@ -8,7 +8,7 @@ target's timestep.
 
 from __future__ import annotations
 
-from .base import SAMPLER, TOKENIZERS, WAN_1_3B, Base
+from .base import MEMORY, SAMPLER, WAN_1_3B, Base
 
 MEMORY_V2V = Base(
     name="memory-v2v",
@@ -20,7 +20,7 @@ MEMORY_V2V = Base(
     frame=(16, 4, 8),
     network=WAN_1_3B,
     condition={
-        **TOKENIZERS,
+        **MEMORY,
         "attention": "joint",
         "cameras": "per_block",
         "source": "tokens",

@@ -7,7 +7,7 @@ the target's timestep, and both halves carry the target's camera, relative to th
 
 from __future__ import annotations
 
-from .base import SAMPLER, TOKENIZERS, WAN_1_3B, Base
+from .base import MEMORY, SAMPLER, WAN_1_3B, Base
 
 RECAMMASTER = Base(
     name="recammaster",
@@ -19,7 +19,7 @@ RECAMMASTER = Base(
     frame=(16, 4, 8),
     network=WAN_1_3B,
     condition={
-        **TOKENIZERS,
+        **MEMORY,
         "attention": "joint",
         "cameras": "per_block",
         "source": "tokens",

@@ -52,9 +52,9 @@ def call(memories=4, batch=1, **changes):
         "encoder_hidden_states": random(batch, 5, 32, seed=8),
         "source": video(2),
         "memories": [video(3 + rank) for rank in range(memories)] if isinstance(memories, int) else memories,
-        "target_poses": own.poses,
-        "target_intrinsics": own.intrinsics,
-        "target_times": own.times,
+        "target_poses": own.poses.expand(batch, -1, -1, -1),
+        "target_intrinsics": own.intrinsics.expand(batch, -1, -1),
+        "target_times": own.times.expand(batch, -1),
         **changes,
     }
 
@@ -146,23 +146,13 @@ def test_conditioning_is_not_touched_by_noise_timestep_and_text():
         assert all(map(torch.equal, caches[0].load(block, like), caches[1].load(block, like)))
 
 
-def test_encoding_ahead_fills_the_same_cache():
-    model, given, cache = model_of(), call(), MemoryCache()
-    expected = predict(model, **given, cache=cache)
-    with torch.no_grad():
-        ahead = model.encode_conditioning(given["source"], given["memories"], frames=4)
-    assert ahead.complete
-    assert torch.allclose(predict(model, **{**given, "source": None, "memories": ()}, cache=ahead), expected, atol=1e-6)
-    assert ahead.bytes == cache.bytes
-
-
 def test_several_noisy_targets_share_one_encoding():
     model = model_of(merge="merge")
     for merge in ("off", "merge"):
         given = call(batch=3, merge=merge)
         together = predict(model, **given)
         for row in range(3 if merge == "off" else 0):  # merging decides for all of them at once
-            names = ("hidden_states", "timestep", "encoder_hidden_states")
+            names = ("hidden_states", "timestep", "encoder_hidden_states", *(n for n in given if "target_" in n))
             alone = predict(model, **{**given, **{name: given[name][row : row + 1] for name in names}})
             assert torch.allclose(together[row : row + 1], alone, atol=1e-5)
 
@@ -301,6 +291,13 @@ def test_gradients_reach_every_new_parameter_in_every_arrangement(changes, atten
         ({}, {"merge": "merge"}, "needs a compressor"),
         ({}, {"attention": "sparse"}, "attention must be one of cached, joint, got 'sparse'"),
         ({"source_modulation": "target"}, {}, "expected attention='joint', got 'cached'"),
+        ({}, {"source": video(2, times=torch.arange(5)[None])}, r"source has times .* \(1, 5\), expected \(1, 4\)"),
+        ({}, {"target_poses": torch.eye(4).expand(1, 4, 4, 4)}, r"target has poses .* expected \(1, 4, 3, 4\)"),
+        ({}, {"memories": [video(1, intrinsics=torch.ones(1, 1, 4))]}, r"memory 0 has intrinsics of shape \(1, 1, 4\)"),
+        ({}, {"hidden_states": random(1, 16, 4, 15, 16)}, "of which 15 is no multiple of its part of the patch"),
+        ({"cameras": "extrinsics"}, {"hidden_states": random(4, 16, 4, 16, 16), "source": None, "target_poses": None,
+          "target_times": None, "target_intrinsics": None, "memories": [ConditioningVideo(random(rows, 16, 4, 16, 16))
+          for rows in (2, 4)]}, r"have \[2, 4\] rows in their batches, expected the same of all"),
         ({"in_channels": 32, "source": "channels"}, {"source": video(1, 2)}, r"expected \(1, 16, 4, 16, 16\), got"),
     ],
 )  # fmt: skip

@@ -180,8 +180,6 @@ def test_a_cache_keeps_the_videos_that_are_copied_from():
     plain, cache = network(**given).sample, MemoryCache()
     assert torch.equal(network(**given, cache=cache).sample, plain)
     assert torch.equal(network(**{**given, "source": None, "memories": ()}, cache=cache).sample, plain)
-    ahead = network.encode_conditioning(given["source"], given["memories"], FRAMES)
-    assert torch.allclose(network(**{**given, "source": None, "memories": ()}, cache=ahead).sample, plain, atol=1e-5)
 
 
 @torch.no_grad()
