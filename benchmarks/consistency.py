@@ -416,7 +416,9 @@ def main() -> None:
     methods = QUICK if given.quick else tuple(METHODS)
     footage = [footage_case(each, size) for each in given.footage]
     cases, texts = list(camera_cases(scenes, size)), list(text_cases(clips, size))
-    jobs: list[tuple[str, Any, int, Sequence[str]]] = [("text", case, 0, TEXT_METHODS) for case in texts]
+    jobs: list[tuple[str, Any, int, Sequence[str]]] = []
+    for seed in range(seeds):  # what nothing is remembered in is made once, to compare with
+        jobs += [("text", case, seed, TEXT_METHODS if not seed else ("memory", "truth")) for case in texts]
     jobs += [("camera", case, seed, methods) for case in cases for seed in range(seeds)]
     figures: Figures = {}
     context = multiprocessing.get_context("spawn")
