@@ -17,7 +17,7 @@ from pipeline.edit import Edit
 from pipeline.memory_pipeline import MemoryV2VPipeline, MemoryVideo
 from pipeline.retrieval import Choice, select
 from storage.memory import Memory
-from storage.video import Reader, VideoError, identity
+from storage.video import Reader, check_unchanged
 
 # Encoded segments kept: with `input: source` every turn edits the same ones, and the scheduler tends to send a source
 # back to the editor that has them.
@@ -60,7 +60,7 @@ class Editor:
         cannot.
         """
         began = time.perf_counter()
-        _check_unchanged(edit)
+        check_unchanged(edit.url, edit.identity)
         # Looking costs a sixth of a second on a core; a plan without words ranks by view alone and stores zeros.
         looks = bool(edit.prompt) or edit.by == "descriptor" or self.settings["text_memories"] == "all_turns"
         source, descriptor = None, np.zeros(DIMENSION, np.float32)
@@ -161,13 +161,3 @@ class Editor:
             target_descriptor=descriptor if edit.by == "descriptor" or edit.prompt else None,
             first=(edit.preceding, edit.opening) if edit.by == "descriptor" else (),
         )
-
-
-def _check_unchanged(edit: Edit) -> None:
-    """The id holds the fingerprint of the file that was planned; hours may have passed since."""
-    try:
-        unchanged = identity(edit.url) == edit.identity
-    except FileNotFoundError:
-        raise VideoError(f"{edit.url}: gone since it was planned; put it back and run the command again") from None
-    if not unchanged:
-        raise VideoError(f"{edit.url}: changed since it was planned; run the command again")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PieceTask:
-    """Frames [start, start + frames) of a video, the `piece`-th of it. scene: its number, from the content. height,
-    width: of the video, pixels. rate: frames per second."""
+    """Frames [start, start + frames) of a video, the `piece`-th of it. identity: of the file when its content was
+    hashed. scene: its number, from the content. height, width: of the video, pixels. rate: frames per second."""
 
     url: str
+    identity: tuple[Any, ...]
     scene: int
     piece: int
     start: int
@@ -39,8 +40,9 @@ class PieceTask:
         """One per camera, in order."""
         # Here and not at the top: Lance, which these bring in, must not be there before Ray has forked.
         from storage.clip_row import ClipRow
-        from storage.video import read_frames
+        from storage.video import check_unchanged, read_frames
 
+        check_unchanged(self.url, self.identity)
         aspect, frame_aspect = filming.width / filming.height, self.width / self.height
         # The frame as wide as the narrowest view needs it, which is as wide as it comes at most.
         native = least_width(aspect, frame_aspect, filming.width)

@@ -18,9 +18,10 @@ from pipeline.motion import APART, THUMBNAIL, moves
 from pipeline.segments import segments
 from pipeline.spec import ModelSpec
 from pipeline.trajectory import PRESETS, Trajectory, default_intrinsics
+from storage.errors import VideoError, reading
 from storage.fingerprint import file_digest
 from storage.sources import SourceEntry, expand
-from storage.video import VideoInfo, identity, probe, read_frames
+from storage.video import VideoInfo, check_unchanged, identity, probe, read_frames
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,8 @@ def _chain(
     trajectory: str | None,
     shots: str | None,
 ) -> tuple[Chain, list[str]]:
+    with reading(entry.url, VideoError):
+        known = identity(entry.url)  # before all else, so that all is of one file
     info = probe(entry.url)
     if entry.turns is not None:
         turns = [parse_turn(spec) for spec in entry.turns]
@@ -170,7 +173,7 @@ def _chain(
     seen = lambda path: Trajectory(path.c2w, frame.intrinsics(path.intrinsics)).rounded()  # noqa: E731
     chain = Chain(
         info=info,
-        identity=identity(entry.url),  # before the fingerprint, which sees to it that both are of one file
+        identity=known,
         fingerprint=file_digest(entry.url),
         fit=frame,
         segments=tuple(windows),
@@ -181,6 +184,7 @@ def _chain(
         config=config,
         model=model.digest,
     )
+    check_unchanged(entry.url, known)
     return chain, warnings
 
 

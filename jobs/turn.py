@@ -122,18 +122,19 @@ def read_trajectory(url: str, intrinsics: np.ndarray, camera: str = "cam01") -> 
     the source's. Raises TrajectoryError, FileNotFoundError.
     """
     filesystem, path = fsspec.core.url_to_fs(url)
-    if filesystem.isdir(path):
-        cameras, images = (filesystem.cat_file(f"{path}/{name}").decode() for name in ("cameras.txt", "images.txt"))
-        read = read_colmap(cameras, images)
-        return read.relative_to(read.c2w[0])
+    colmap = filesystem.isdir(path)
+    files = [f"{path}/{name}" for name in ("cameras.txt", "images.txt")] if colmap else [path]
     try:
-        text = filesystem.cat_file(path).decode()
+        texts = [filesystem.cat_file(file).decode() for file in files]
     except UnicodeDecodeError:
         raise TrajectoryError(
             f"{url} is not a text file, expected a trajectory as JSON or a folder of COLMAP text"
         ) from None
     try:
-        return parse_trajectory(text, camera=camera, intrinsics=intrinsics)
+        if colmap:
+            read = read_colmap(*texts)
+            return read.relative_to(read.c2w[0])
+        return parse_trajectory(texts[0], camera=camera, intrinsics=intrinsics)
     except TrajectoryError as error:
         raise TrajectoryError(f"{url}: {error}") from None
 

@@ -262,7 +262,7 @@ def _sound(source: VideoInfo, writer: Any) -> Generator[Any]:
     """Adds a track to the writer, then gives its packets. Writes none: what fails in here is the source's reading."""
     with opened(source.url) as reader:
         stream = reader.streams.audio[0]
-        if stream.codec_context.name in COPIED_SOUND:
+        if stream.codec_context.codec.canonical_name in COPIED_SOUND:
             out = writer.add_stream_from_template(stream)
             for packet in reader.demux(stream):
                 if packet.dts is not None:  # else the empty packet at the end

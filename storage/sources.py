@@ -16,6 +16,7 @@ import os
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -214,9 +215,10 @@ def _inside(path: Any, column: str, manifest: str) -> str:
     joined = f"{home}/{path}" if home or manifest.startswith("/") else path
     here = local_path(manifest)
     if here is not None:
-        root = os.path.realpath(os.path.dirname(here) or ".")
-        if os.path.commonpath([root, os.path.realpath(local_path(joined) or joined)]) != root:
-            raise ValueError(f"{column} {path!r} is a link out of the manifest's folder; {remedy}")
+        root, named = os.path.realpath(os.path.dirname(here) or "."), Path(local_path(joined) or joined)
+        for each in (named, *(named.iterdir() if named.is_dir() else ())):  # COLMAP's trajectories are folders
+            if os.path.commonpath([root, os.path.realpath(each)]) != root:
+                raise ValueError(f"{column} {path!r} is or holds a link out of the manifest's folder; {remedy}")
     return joined
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Generator, Iterator
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -25,12 +26,23 @@ from storage.video_index import Index, Key, VideoInfo, decode, index_of, missing
 
 __all__ = [
     "Reader", "StorageFault", "VideoError", "VideoInfo",
-    "identity", "iter_frames", "local_path", "probe", "read_frames",
+    "check_unchanged", "identity", "iter_frames", "local_path", "probe", "read_frames",
 ]  # fmt: skip
 
 SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 MATRICES = {1: Colorspace.ITU709, 4: Colorspace.FCC, 5: Colorspace.ITU601, 6: Colorspace.ITU601,
             7: Colorspace.SMPTE240M, 9: Colorspace.BT2020, 10: Colorspace.BT2020}  # fmt: skip  # H.273 codes
+
+
+def check_unchanged(url: str, known: tuple[Any, ...]) -> None:
+    """VideoError where the file is no longer the one that had the identity `known` when it was planned, and hashed:
+    hours may have passed since."""
+    try:
+        unchanged = identity(url) == known
+    except FileNotFoundError:
+        raise VideoError(f"{url}: gone since it was planned; put it back and run the command again") from None
+    if not unchanged:
+        raise VideoError(f"{url}: changed since it was planned; run the command again")
 
 
 def read_frames(url: str, start: int, stop: int, size: tuple[int, int] | None = None) -> np.ndarray:

@@ -27,6 +27,12 @@ from storage.errors import VideoError, reading
 from storage.location import identity, local_path
 
 CONTAINERS_WITH_LENGTH = ("matroska", "webm", "mov", "mp4", "avi")  # their headers state the duration; others guess it
+# Those that hold their pictures themselves. Playlists (HLS, concat, image sequences ...) name other files, which a
+# manifest's folder would not bound, nor a fingerprint cover.
+CONTAINERS = (
+    "mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "asf", "ogg", "mxf", "gxf", "gif", "apng", "nut",
+    "ivf", "dv", "rm", "wtv", "yuv4mpegpipe", "h264", "hevc", "vvc", "av1", "obu", "m4v", "mjpeg", "vc1",
+)  # fmt: skip
 SHORT_SECONDS = 1.0  # how much earlier than stated a whole file may end: the sound's last packet, rounded headers
 
 PASSING = (OSError, MemoryError)  # kinds of ffmpeg's errors that say nothing about the file
@@ -92,7 +98,8 @@ def opened(url: str) -> Iterator[Any]:
         try:
             # Absolute, so that ffmpeg takes no name for one of its protocols ("concat:a|b").
             file = os.path.abspath(path) if path is not None else stack.enter_context(fsspec.open(url, "rb"))
-            container = stack.enter_context(av.open(file))
+            only = {"format_whitelist": ",".join(CONTAINERS)}
+            container = stack.enter_context(av.open(file, container_options=only))
         except av.FFmpegError as error:
             if isinstance(error, PASSING):
                 raise
@@ -145,11 +152,13 @@ def _demuxed(url: str, known: tuple[Any, ...]) -> Index:
         stated, names = container.duration, container.format.name.split(",")
         _check_length(url, stream, packets, stated, end, any(name in CONTAINERS_WITH_LENGTH for name in names))
         time_base, rates = stream.time_base, (stream.average_rate, stream.guessed_rate)
+        # AVI has no time stamps: ffmpeg numbers the packets, which are stored in another order than shown.
+        numbered = "avi" in names and stream.codec_context.has_b_frames
         aspect, audio = stream.sample_aspect_ratio, bool(container.streams.audio)
     if not shown:
         raise VideoError(f"{url}: has no frames in its video stream; record or export it again")
     stamps = [pts for pts, *_ in shown if pts is not None]
-    counted = len(set(stamps)) != len(shown)
+    counted = numbered or len(set(stamps)) != len(shown)
     blank = VideoInfo(url, len(shown), 1, 1, Fraction(1), time_base, None, audio, 0)
     none = np.empty(0, np.int64)
     first, total = _first_frame(Index(blank, none, none.reshape(0, 2), True), count=counted)
@@ -276,7 +285,7 @@ def missing(index: Index, number: int) -> VideoError:
 
 def _diagnosis(url: str, error: Exception) -> str:
     """Why a container does not open, from its first bytes."""
-    if isinstance(error, av.error.InvalidDataError):
+    if isinstance(error, (av.error.InvalidDataError, av.error.ArgumentError)):  # the latter for other containers
         try:
             with fsspec.open(url, "rb") as file:
                 head = file.read(12)
@@ -286,7 +295,10 @@ def _diagnosis(url: str, error: Exception) -> str:
             return "empty file; copy or download it again"
         if head[4:8] in (b"ftyp", b"mdat", b"moov"):
             return "truncated or never finished, its index (moov) is missing; copy, download or record it again"
-        return "not a video that ffmpeg knows, whatever its name says; give a video file (mp4, mov, mkv, webm ...)"
+        return (
+            "not a video that ffmpeg knows, whatever its name says, or a playlist, which names other files; give a "
+            "video file (mp4, mov, mkv, webm ...)"
+        )
     if isinstance(error, av.error.EOFError):
         return "has no frames, it ends after its header; record or export it again"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 import subprocess
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ import pytest
 from jobs.config import load_synthesize_config
 from jobs.footage import look_at
 from jobs.main import main
+from jobs.synthesize import filming_of
 from storage.clip_row import REAL
 from storage.clips import ClipDataset
+from storage.errors import VideoError
 from tests.generated import moving_frames, small_disk, write_clip
 
 SMALL = ["height=16", "width=16", "frames=8", "cameras=3", "edits=1"]
@@ -115,6 +118,16 @@ def test_no_piece_crosses_a_cut_and_its_cameras_see_different_parts_of_the_frame
     assert [clip.scene for clip in clips[::REAL_CLIPS]] == [each.scene for each in pieces]
     assert all((clip.trajectory.c2w[:, :, 3] == 0).all() for clip in clips)
     assert len({clip.trajectory.c2w.tobytes() for clip in clips}) == len(clips)
+
+
+def test_footage_that_changed_since_it_was_looked_at_is_not_filmed(made: Made, tmp_path: Path) -> None:
+    film = tmp_path / "film.mp4"
+    shutil.copy(made.footage / "f-good.mp4", film)
+    config = load_synthesize_config(["height=16", "width=16", "frames=8"])
+    [piece] = look_at([str(film)], config).pieces
+    film.write_bytes(film.read_bytes() + b" ")
+    with pytest.raises(VideoError, match="film.mp4: changed since it was planned"):
+        piece.rows(filming_of(config))
 
 
 def test_one_worker_that_is_stopped_and_goes_on_makes_the_same_bytes_as_two(made: Made, tmp_path: Path) -> None:

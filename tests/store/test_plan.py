@@ -15,6 +15,7 @@ from jobs.turn import TurnError, parse_turn
 from pipeline.spec import ModelSpec
 from pipeline.trajectory import default_intrinsics, preset
 from pipeline.trajectory_formats import write_json
+from storage.fingerprint import file_digest
 from tests.generated import moving_frames, write_clip
 
 STILL = np.repeat(moving_frames(1, 48, 64), 40, axis=0)
@@ -91,6 +92,17 @@ def test_a_path_that_travels_far_from_the_sphere_is_warned_about(plan, still) ->
     [note] = plan([still], "zoom_in", config=EditConfig(radius=5.0)).notes
     assert note.status == "warning" and "travels 2.0 m" in note.message and "radius" in note.message
     assert plan([still], "zoom_in", config=EditConfig(radius=50.0)).notes == []
+
+
+def test_a_file_that_is_exchanged_while_it_is_planned_is_left_out(plan, still, monkeypatch) -> None:
+    def digest(url: str) -> str:  # a copy that had begun before is complete now
+        write_clip(Path(url), moving_frames(48, 48, 64), rate=24)
+        return file_digest(url)
+
+    monkeypatch.setattr("jobs.plan.file_digest", digest)
+    made = plan([still])
+    assert not made.chains and [note.source for note in made.failed] == [still]
+    assert "changed since it was planned; run the command again" in made.failed[0].message
 
 
 def test_the_same_bytes_listed_twice_are_taken_once(plan, tmp_path, still) -> None:

@@ -153,6 +153,7 @@ def test_a_manifest_in_the_working_folder_or_on_another_file_system_has_its_own_
         ({"url": "b.mp4", "turns": ["pan_right", "/etc/cam.json"]}, "trajectory of a turn '/etc/cam.json' .* absolute"),
         ({"url": "b.mp4", "turns": ["../cam.json"]}, "climbs out"),
         ({"url": "b.mp4", "turns": ["link.mp4"]}, "link out"),
+        ({"url": "b.mp4", "turns": ["colmap"]}, "'colmap' is or holds a link out"),
         ({"url": "b.mp4", "turns": [{"trajectory": "file:///cam.json", "prompt": "at night"}]}, "absolute"),
         ({"url": "b.mp4", "turns": ["{trajectory: ../cam.json, prompt: at night}"]}, "climbs out"),
         ({"url": "b.mp4", "turns": ["trajectory: /etc/my cam.json"]}, "absolute"),
@@ -167,6 +168,8 @@ def test_a_bad_row_is_named_and_the_others_go_on(folder, row, reason):
     (folder / "inside").mkdir()
     (folder / "inside" / "b.mp4").write_bytes(b"")
     (folder / "inside" / "link.mp4").symlink_to(folder / "c.webm")
+    (folder / "inside" / "colmap").mkdir()
+    (folder / "inside" / "colmap" / "cameras.txt").symlink_to(folder / "c.webm")
     plan = folder / "inside" / "plan.jsonl"
     plan.write_text("\n".join(['{"url": "b.mp4"}', json.dumps(row), "{broken", '{"url": "b.mp4"}']))
     entries, problems = expand([str(plan)])

@@ -34,6 +34,7 @@ KINDS = {
     "only key frames": ("h.mp4", {"options": {"g": "1"}}),
     "bare H.264": ("l.h264", {"options": {"g": "10", "bf": "2"}}),
     "AVI": ("i.avi", {"codec": "mpeg4", "options": {"g": "10", "bf": "2"}}),
+    "AVI with H.264": ("m.avi", {"options": {"g": "10", "bf": "3"}}),
     "MPEG-2 open groups": ("j.mp4", {"codec": "mpeg2video", "options": {"g": "12", "bf": "2"}}),
     "HEVC": ("k.mp4", {"codec": "libx265",
                        "options": {"x265-params": "keyint=12:bframes=4:open-gop=1:log-level=none"}}),
@@ -50,6 +51,18 @@ def plain_decode(path: str) -> list[np.ndarray]:
     """What PyAV alone gives from the start; the colours are the reader's own affair, so only the brightness plane."""
     with av.open(path) as container:
         return [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
+
+
+@pytest.mark.parametrize("name", ["list.m3u8", "list.mp4", "list.ffconcat"])
+def test_a_playlist_is_no_video_whatever_its_name_says(tmp_path, name):
+    # Through its segments it would show files that its folder does not bound and its fingerprint does not cover.
+    (tmp_path / "outside").mkdir()
+    part = write_clip(tmp_path / "outside" / "part.ts", moving_frames(30))
+    entry = f"file '{part}'" if name.endswith("concat") else f"#EXTINF:1.2,\n{part}\n#EXT-X-ENDLIST"
+    head = "ffconcat version 1.0" if name.endswith("concat") else "#EXTM3U\n#EXT-X-TARGETDURATION:2"
+    (tmp_path / name).write_text(f"{head}\n{entry}\n")
+    with pytest.raises(VideoError, match="or a playlist, which names other files"):
+        probe(str(tmp_path / name))
 
 
 def test_a_read_is_bit_equal_to_a_sequential_decode_wherever_it_begins(clip):
