@@ -284,7 +284,8 @@ class Run:
         try:
             ray.get(ref)
         except RayError as error:
-            if not isinstance(error, RayTaskError):
+            raised = isinstance(error, RayTaskError)
+            if not raised:
                 self._publisher = self._start_publisher()
             if disk_is_full(error):
                 self.scheduler.stop(one_line(error))
@@ -293,7 +294,8 @@ class Run:
                 publication.sends += 1
                 self._to_publish.append(publication)
                 return
-            self.outcome.unpublished.append((publication.source, one_line(error)))
+            reason = one_line(error) if raised else _start_error(error)
+            self.outcome.unpublished.append((publication.source, reason))
         else:
             if isinstance(publication.video, TurnVideo):
                 self._unpublished_turns[publication.source] -= 1

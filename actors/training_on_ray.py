@@ -42,7 +42,8 @@ def train_on_ray(
     trainer = ray.train.torch.TorchTrainer(
         _process,
         train_loop_config=asdict(setup),
-        torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpu else "gloo"),
+        # One process draws the sheets while the others wait in a collective: of a large base longer than half an hour.
+        torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=4 * 3600),
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": cpus, **({"GPU": 1} if gpu else {})}
         ),

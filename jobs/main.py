@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("memory-v2v: interrupted; what is committed stays, the same command goes on from there", file=sys.stderr)
         return FAILED
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:  # the last where fsspec lacks a URL's package
         print(f"memory-v2v: {str(error).splitlines()[0] if str(error) else type(error).__name__}", file=sys.stderr)
         return USAGE
 

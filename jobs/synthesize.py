@@ -108,7 +108,7 @@ def begun(url: str, asked: dict[str, str], defaults: dict[str, Any]) -> ClipData
 
     asked: what it would be kept with now. defaults: of settings younger than the data set: it was made as by them."""
     filesystem, path = fsspec.core.url_to_fs(url)
-    if not filesystem.exists(path):
+    if not filesystem.exists(f"{path}/_versions"):  # an empty folder is what a run leaves that was killed at once
         return None
     data = ClipDataset.open(url)
     for name in ("generator", "model"):

@@ -99,15 +99,24 @@ def select(
     scores = likeness if target_coverage is None else fov_scores(target_coverage, candidates.coverage, blend=blend)
     assert scores is not None
     away = np.abs(np.asarray(candidates.starts, dtype=np.int64) - start)
-    ties = [np.array(candidates.ids), -np.asarray(candidates.turns, dtype=np.int64), away]
+    ties = [-np.asarray(candidates.turns, dtype=np.int64), away]
     if target_coverage is not None and likeness is not None:
         ties.append(-np.round(likeness, DECIMALS))
-    ranking = np.lexsort([*ties, -np.round(scores, DECIMALS)]).tolist()
+    ranking = _first(k, -np.round(scores, DECIMALS), ties, candidates.ids)
     if policy == "greedy" and target_coverage is not None:
-        ranking = _cover(target_coverage, candidates.coverage, away, ties, ranking, k)
+        ranking = _cover(target_coverage, candidates.coverage, away, ties, candidates.ids, ranking, k)
     ahead = [candidates.ids.index(id) for id in dict.fromkeys(first) if id in candidates.ids]
     ranking = [*ahead, *(i for i in ranking if i not in ahead)]
     return [Choice(candidates.ids[i], float(scores[i])) for i in ranking[:k]]
+
+
+def _first(k: int, order: NDArray, ties: list[NDArray], ids: Sequence[str]) -> list[int]:
+    """Where the `k` smallest of `order` are, in order; what is equal by the last of `ties`, then the one before, then
+    by id. Only what may be among them is sorted: of a million candidates sorting takes longer than scoring."""
+    most = np.partition(order, k - 1)[k - 1] if k < len(order) else np.inf
+    among = np.flatnonzero(order <= most)
+    names = np.array([ids[int(i)] for i in among])
+    return among[np.lexsort([names, *(tie[among] for tie in ties), order[among]])[:k]].tolist()
 
 
 def _cover(
@@ -115,6 +124,7 @@ def _cover(
     memories: NDArray[np.uint8],
     away: NDArray[np.int64],
     ties: list[NDArray],
+    ids: Sequence[str],
     ranking: list[int],
     k: int,
 ) -> list[int]:
@@ -127,7 +137,7 @@ def _cover(
         if not fresh.any():
             break
         worth = np.where(fresh > 0, np.round(fresh / size - penalty, DECIMALS), -np.inf)
-        best = int(np.lexsort([*ties, -worth])[0])
+        best = _first(1, -worth, ties, ids)[0]
         chosen.append(best)
         left = left & ~memories[best]
     return chosen + [i for i in ranking if i not in chosen]

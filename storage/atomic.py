@@ -11,14 +11,17 @@ import os
 import posixpath
 import secrets
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import fsspec
 
 from storage.errors import StorageError, StorageFault, fault
 from storage.location import local_path
+
+ABANDONED = 3600.0  # seconds since a partial file was last written to
 
 
 class CallersError(Exception):
@@ -42,10 +45,12 @@ def published(url: str) -> Iterator[str]:
             return
         final = Path(target).absolute()
         final.parent.mkdir(parents=True, exist_ok=True)
-        # Of a name of its own, so that two writers never share a file; what a killed one left is cleared here, and
-        # a writer whose file was cleared fails on renaming instead of publishing something else's half.
+        # Of a name of its own, so that two writers never share a file. What a killed one left is cleared here, unless
+        # it may be another writer's that is still at work.
         for stale in final.parent.glob(f".{glob.escape(final.name)}.*.partial"):
-            stale.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                if time.time() - stale.stat().st_mtime > ABANDONED:
+                    stale.unlink()
         temporary = final.parent / f".{final.name}.{secrets.token_hex(6)}.partial"
         try:
             yield str(temporary)

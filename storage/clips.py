@@ -13,6 +13,7 @@ Lance does not survive a fork: start loaders with *spawn*, where a data set give
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -280,8 +281,18 @@ class ClipDataset:
         would use up the process's; and a window costs a third of what Lance's batched ranges take for it."""
         if column not in self._handles:
             rows = list(range(len(self)))
+            self._allow_handles()
             self._handles[column] = self._dataset.take_blobs(column, indices=rows, buffer_size=0)
         return self._handles[column]
+
+    def _allow_handles(self) -> None:
+        """Room for an open file per commit and column beside what else is open: systems begin with 1,024."""
+        needed = (1 + len(CHANNELS)) * len(self._dataset.get_fragments()) + 512
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        unlimited = resource.RLIM_INFINITY
+        if soft != unlimited and soft < needed:
+            most = needed if hard == unlimited else min(needed, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
     def _sizes(self, rows: Sequence[int]) -> NDArray[np.int64]:
         """(N, 3) frames, height and width of rows."""

@@ -74,6 +74,21 @@ def test_equal_scores_fall_to_the_liker_descriptor_before_time() -> None:
     assert choices[0].score == 1.0
 
 
+@given(st.data(), st.integers(1, 12), st.integers(1, 14))
+def test_the_first_k_are_those_of_a_full_sort(data: st.DataObject, count: int, k: int) -> None:
+    few = st.integers(0, 2)  # so that there are ties of every kind
+    turns, starts, words = (data.draw(st.lists(few, min_size=count, max_size=count)) for _ in range(3))
+    names = data.draw(st.permutations([f"{number:02d}" for number in range(count)]))
+    rows = {
+        name: {"turn": turn, "start": start, "coverage": seen(*range(word + 1))}
+        for name, turn, start, word in zip(names, turns, starts, words, strict=True)
+    }
+    chosen = select(memories(**rows), k=k, target_coverage=seen(0, 1, 2), **WHERE)
+    scores = dict(zip(names, words, strict=True))
+    order = sorted(names, key=lambda name: (-scores[name], rows[name]["start"], -rows[name]["turn"], name))
+    assert ids(chosen) == order[:k]
+
+
 def test_a_better_score_beats_every_tie_break() -> None:
     candidates = memories(worse={"coverage": seen(0), "turn": 8}, better={"coverage": seen(0, 1), "start": 500})
     assert ids(select(candidates, k=1, target_coverage=seen(0, 1), **WHERE)) == ["better"]

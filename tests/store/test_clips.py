@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import lance
@@ -76,6 +78,19 @@ def test_small_clips_and_clips_of_several_sizes_live_in_one_data_set(data: ClipD
     assert (data.read([0], [1], 2)[0] == small.video[1:3]).all()
     with pytest.raises(StorageError, match="several sizes"):
         data.read([0, 1], [0, 0], 2)
+
+
+def test_more_commits_than_a_process_begins_with_open_files_are_read(data: ClipDataset) -> None:
+    for scene in range(60):
+        data.append([clip_row(scene)])
+    code = (
+        "import resource, sys; from storage.clips import ClipDataset\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
+        "print(ClipDataset.open(sys.argv[1]).read(list(range(60)), [0] * 60, 1).shape)"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code, data.url], cwd=root, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("(60, 1, "), done.stderr
 
 
 def test_appending_again_doubles_nothing(data: ClipDataset) -> None:
