@@ -92,3 +92,12 @@ def places(workers: int, threads: int, nodes: Sequence[Mapping[str, float]]) -> 
         raise ClusterError(f"{workers} editors on {cpus:g} CPUs is more than 90 to a CPU: ask for fewer with workers=N")
     num_gpus = 0.0 if gpus <= 0 else int(min(gpus / workers, 1.0) * (1 - PUBLISHERS_GPU) * 100) / 100
     return Places(workers, num_cpus, num_gpus)
+
+
+def training_device(workers: int, nodes: Sequence[Mapping[str, float]]) -> str:
+    """ "cuda" where the cluster has GPUs, of which every process of a training takes a whole one. Pure. Raises
+    ClusterError where there are fewer: Ray would wait for them without a word."""
+    gpus = sum(int(node.get("GPU", 0.0)) for node in nodes)
+    if 0 < gpus < workers:
+        raise ClusterError(f"--workers is {workers} and the cluster has {gpus} GPUs, expected at most one process each")
+    return "cuda" if gpus else "cpu"

@@ -106,11 +106,13 @@ def _run(job: TrainJob, setup: Any) -> None:
 
         loop(setup, report=report)
         return
-    from actors.cluster import connect, nodes, places
+    from actors.cluster import connect, nodes, places, training_device
     from actors.training_on_ray import train_on_ray
 
     connect()
-    where = places(job.workers, setup.threads, nodes())
+    found = nodes()
+    where = places(job.workers, setup.threads, found)
+    setup = dataclasses.replace(setup, device=training_device(job.workers, found))  # theirs, whatever is here
     train_on_ray(setup, job.workers, retries=job.config.retries, cpus=where.num_cpus, report=report)
 
 

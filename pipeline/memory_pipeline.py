@@ -60,8 +60,8 @@ class MemoryVideo:
 class MemoryV2VPipelineOutput(BaseOutput):
     """latents: (C, T', H', W') float32, the edit. frames: (T, H, W, 3) uint8, where pictures were asked for.
 
-    cache_bytes: what the conditioning's keys and values took, 0 with joint attention. rank_correlations: by merge
-    point, of the memory frames' responsiveness between the first pass and each later one, where asked for.
+    cache_bytes: what the keys and values of conditioning and words took, 0 with joint attention. rank_correlations: by
+    merge point, of the memory frames' responsiveness between the first pass and each later one, where asked for.
     """
 
     latents: torch.Tensor

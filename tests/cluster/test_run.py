@@ -12,7 +12,7 @@ import psutil
 import pytest
 import ray
 
-from actors.cluster import ClusterError, Places, places
+from actors.cluster import ClusterError, Places, places, training_device
 from actors.run import Run, SourceWork
 from actors.scheduler import Scheduler
 from actors.setup import Setup
@@ -162,3 +162,11 @@ def test_a_cluster_without_room_is_refused_with_what_is_missing() -> None:
         places(1, 1, [])
     with pytest.raises(ClusterError, match="ask for fewer"):
         places(500, 1, [{"CPU": 2.0}])
+
+
+def test_a_training_is_where_the_cluster_has_gpus_and_takes_no_more_processes_than_these() -> None:
+    head, worker = {"CPU": 8.0}, {"CPU": 16.0, "GPU": 2.0}
+    assert training_device(2, [head]) == "cpu"
+    assert training_device(2, [head, worker]) == "cuda"  # whatever the machine of the command has
+    with pytest.raises(ClusterError, match="--workers is 3 and the cluster has 2 GPUs"):
+        training_device(3, [head, worker])
