@@ -27,7 +27,7 @@ from jobs.footage import Footage, look_at
 from jobs.progress import SceneProgress
 from pipeline.scenes import Filming
 from storage.clips import NAME, ClipDataset
-from storage.errors import StorageError
+from storage.errors import StorageError, StorageFault
 from storage.location import local_path
 
 RENDERED_LICENCE = "CC0-1.0"
@@ -137,8 +137,12 @@ def make(
     """Make what is left, write what lies beside the data set, and say how it went: whether all is there. filming: what
     all tasks share. committed: scenes that are there."""
     state = Rendered(committed=committed)
-    if tasks:
-        _render(tasks, filming, config, data, state)
+    try:
+        if tasks:
+            _render(tasks, filming, config, data, state)
+    except StorageFault as error:  # the disk is full, say; no card could be written either
+        say(f"failed: {error}")
+        return False
     write_card(data, f"{out}/{CARD}")
     write_sheet(data, f"{out}/{SHEET}")
     for name, reason in state.lost.items():
