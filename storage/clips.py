@@ -16,6 +16,7 @@ import os
 import resource
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import lance
@@ -27,7 +28,7 @@ from pipeline.clip import Clip
 from pipeline.trajectory import Trajectory, TrajectoryError
 from storage.clip_row import CHANNELS, SPLITS, ClipRow, check, family_of, schema, split_of, table
 from storage.errors import StorageError
-from storage.lance_rows import fault, insert, line, metadata_of, opened
+from storage.lance_rows import KEEP, fault, insert, line, metadata_of, opened
 from storage.memory import numbers
 
 CLIPS_VERSION = "1"
@@ -37,6 +38,7 @@ _VERSION, _GENERATOR, _PREFIX = "memory_v2v.clips", "memory_v2v.generator", "mem
 # Windows of one read fetched at a time: Lance waits for its own threads with the lock of Python released, so that a
 # few together are half as fast again, on two cores, as one after the other.
 THREADS = 4
+CLEANED = 100  # versions between two looks for old ones
 
 __all__ = ["CHANNELS", "CLIPS_VERSION", "NAME", "SPLITS", "ClipDataset", "ClipRow", "split_of"]
 
@@ -118,8 +120,9 @@ class ClipDataset:
 
     # ---- write: one process only
 
-    def append(self, rows: Sequence[ClipRow]) -> None:
-        """Commit clips in their order, all of them or none; those whose id is there already stay as they are."""
+    def append(self, rows: Sequence[ClipRow], keep: timedelta = KEEP) -> None:
+        """Commit clips in their order, all of them or none; those whose id is there already stay as they are. keep:
+        now and then versions that are older are dropped, each of which lists all the commits before it."""
         unique: dict[str, ClipRow] = {}  # Lance would insert both of two rows with one id
         for row in rows:
             check(row, self.channels)
@@ -129,6 +132,8 @@ class ClipDataset:
         rows, generator = list(unique.values()), self.metadata["generator"]
         insert(self._dataset, self.url, f"{len(rows)} clips", lambda: table(rows, self._dataset.schema, generator))
         self._handles, self._index = {}, {}
+        if self._dataset.version % CLEANED == 0:
+            self._dataset.cleanup_old_versions(keep)
 
     # ---- read
 

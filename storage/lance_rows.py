@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from datetime import timedelta
 
 import lance
 import pyarrow as pa
@@ -16,6 +17,10 @@ from storage.errors import StorageFault
 # Lance's own defaults are 6 + 1 GiB per process, and every editor and every loader opens one.
 INDEX_CACHE = 16 << 20
 METADATA_CACHE = 32 << 20
+
+# Old versions: a reader needs its own while it opens it, or for one call; the rest is margin for a machine that swaps or
+# a store that stalls. Each costs some 70 KB.
+KEEP = timedelta(hours=1)
 
 
 def opened(url: str, storage_options: dict[str, str] | None) -> lance.LanceDataset | None:

@@ -17,15 +17,11 @@ import pyarrow as pa
 
 from pipeline.coverage import Sphere, coverage
 from pipeline.retrieval import Candidates
-from storage.lance_rows import fault, insert, metadata_of, opened
+from storage.lance_rows import KEEP, fault, insert, metadata_of, opened
 from storage.lock import alone
 from storage.memory import LibraryError, Memory, check, memory, numbers, schema, table, trajectory
 
 SCHEMA_VERSION = "1"
-
-# Readers take the latest version at every call, so a version is needed for as long as one call lasts; the rest is
-# margin for a machine that swaps or a store that stalls. Each version costs some 70 KB.
-KEEP = timedelta(hours=1)
 
 # Compaction copies latents, so it goes in two tiers: single commits become fragments of at least SMALL rows; only
 # when there are MANY of those are they joined into LARGE ones, which are never touched again. Every latent is copied

@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import lance
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from storage.clip_row import family_of, real_scene
-from storage.clips import ClipDataset, StorageError, split_of
+from storage.clips import CLEANED, ClipDataset, StorageError, split_of
 from tests.clips import SIZE, clip_row
 
 
@@ -91,6 +92,16 @@ def test_more_commits_than_a_process_begins_with_open_files_are_read(data: ClipD
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code, data.url], cwd=root, capture_output=True, text=True, check=False)
     assert done.stdout.startswith("(60, 1, "), done.stderr
+
+
+def test_old_versions_go_and_whoever_reads_one_reads_on(data: ClipDataset) -> None:
+    data.append([clip_row(0)])
+    reader = ClipDataset.open(data.url)
+    for scene in range(1, 2 * CLEANED):
+        data.append([clip_row(scene)], keep=timedelta(microseconds=1))
+    assert len(list((Path(data.url) / "_versions").iterdir())) < 1.1 * CLEANED
+    assert len(reader) == 1 and (reader.read([0], [0], 2)[0] == clip_row(0).video[:2]).all()
+    assert reader.scenes() == {0} and len(ClipDataset.open(data.url)) == 2 * CLEANED
 
 
 def test_appending_again_doubles_nothing(data: ClipDataset) -> None:
