@@ -18,8 +18,8 @@ from storage.errors import StorageFault
 INDEX_CACHE = 16 << 20
 METADATA_CACHE = 32 << 20
 
-# Old versions: a reader needs its own while it opens it, or for one call; the rest is margin for a machine that swaps or
-# a store that stalls. Each costs some 70 KB.
+# Old versions: a reader needs its own while it opens it, or for one call; the rest is margin for a machine that swaps
+# or a store that stalls. Each costs some 70 KB.
 KEEP = timedelta(hours=1)
 
 
