@@ -7,7 +7,6 @@ the first process writes log, sheets and checkpoints; whoever starts resumes fro
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -133,7 +132,8 @@ def train(
         try:
             corpus_unseen = Corpus(unseen, setup.frames, validation_recipe(setup.recipe))
         except ValueError as error:  # few scenes may leave this split without any that serve
-            logging.getLogger(__name__).warning("goes on without validation: %s", error)
+            if log is not None:
+                log.write({"step": trainer.step, "no_validation": str(error)})
         else:
             held_out = validation_batches(corpus_unseen, encode, setup.validation_batches, every, kernels)
 

@@ -129,7 +129,11 @@ class TrainingProgress:
             left = (self.steps - step) * figures["seconds_per_step"]
             line = f"loss {figures['loss']:.4f} | {figures['targets_per_s']:.1f} targets/s | ETA {duration(left)}"
         else:
-            line = " | ".join(f"{name} {value:.3g}" for name, value in figures.items() if name != "step")
+            line = " | ".join(
+                f"{name} {value if isinstance(value, str) else format(value, '.3g')}"
+                for name, value in figures.items()
+                if name != "step"
+            )
         print(f"step {step}/{self.steps} | {line}", file=sys.stderr, flush=True)
 
 

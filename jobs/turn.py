@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from pipeline.trajectory import PRESETS, Trajectory, TrajectoryError, preset
-from pipeline.trajectory_formats import parse_trajectory, read_colmap
+from pipeline.trajectory_formats import COLMAP, parse_trajectory, read_colmap
 
 KEYS = ("trajectory", "prompt", "negative_prompt", "input", "span", "camera", "name")
 INPUTS = ("source", "previous")
@@ -123,7 +123,7 @@ def read_trajectory(url: str, intrinsics: np.ndarray, camera: str = "cam01") -> 
     """
     filesystem, path = fsspec.core.url_to_fs(url)
     colmap = filesystem.isdir(path)
-    files = [f"{path}/{name}" for name in ("cameras.txt", "images.txt")] if colmap else [path]
+    files = [f"{path}/{name}" for name in COLMAP] if colmap else [path]
     try:
         texts = [filesystem.cat_file(file).decode() for file in files]
     except UnicodeDecodeError:

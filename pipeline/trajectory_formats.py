@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from pipeline.trajectory import Array, Trajectory, TrajectoryError, compose, inverse, quaternion
 
 FORMAT = "memory-v2v/trajectory"
+COLMAP = ("cameras.txt", "images.txt")  # what is read of a folder of its text format
 VERSION = 1
 
 # --- ReCamMaster -------------------------------------------------------------------------------------------------

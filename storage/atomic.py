@@ -64,10 +64,13 @@ def published(url: str) -> Iterator[str]:
 def readable(folder: Path) -> None:
     """Whoever may read the folder's place may read what was written to it. Temporary folders are their owner's alone,
     and so is what safetensors writes; links and what others link to keep their modes."""
-    os.chmod(folder, 0o755)
-    for file in folder.rglob("*"):
-        if file.is_file() and not file.is_symlink() and file.stat().st_nlink == 1:
-            os.chmod(file, 0o644)
+    for each in (folder, *folder.rglob("*")):
+        if each.is_symlink():
+            continue
+        if each.is_dir():
+            os.chmod(each, 0o755)
+        elif each.stat().st_nlink == 1:
+            os.chmod(each, 0o644)
 
 
 def _flush(path: Path) -> None:

@@ -12,6 +12,7 @@ Lance does not survive a fork: start loaders with *spawn*, where a data set give
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,8 @@ _VERSION, _GENERATOR, _PREFIX = "memory_v2v.clips", "memory_v2v.generator", "mem
 # few together are half as fast again, on two cores, as one after the other.
 THREADS = 4
 CLEANED = 100  # versions between two looks for old ones
+
+log = logging.getLogger(__name__)
 
 __all__ = ["CHANNELS", "CLIPS_VERSION", "NAME", "SPLITS", "ClipDataset", "ClipRow", "split_of"]
 
@@ -133,7 +136,10 @@ class ClipDataset:
         insert(self._dataset, self.url, f"{len(rows)} clips", lambda: table(rows, self._dataset.schema, generator))
         self._handles, self._index = {}, {}
         if self._dataset.version % CLEANED == 0:
-            self._dataset.cleanup_old_versions(keep)
+            try:
+                self._dataset.cleanup_old_versions(keep)
+            except OSError as error:  # costs space, but no clip
+                log.warning("old versions of %s could not be dropped: %s", self.url, line(error))
 
     # ---- read
 
@@ -292,9 +298,15 @@ class ClipDataset:
 
     def _allow_handles(self) -> None:
         """Room for an open file per commit and column beside what else is open: systems begin with 1,024."""
-        needed = (1 + len(CHANNELS)) * len(self._dataset.get_fragments()) + 512
+        commits = len(self._dataset.get_fragments())
+        needed = (1 + len(CHANNELS)) * commits + 512
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         unlimited = resource.RLIM_INFINITY
+        if hard != unlimited and hard < commits:
+            raise StorageError(
+                f"{self.url}: has {commits} files to be open at a time, this process may have {hard}: raise its limit "
+                f"(ulimit -Hn {needed})"
+            )
         if soft != unlimited and soft < needed:
             most = needed if hard == unlimited else min(needed, hard)
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -28,6 +28,7 @@ from storage.video_index import PASSING, VideoInfo, opened, probe
 
 CRF = 18  # visually lossless; the latents are the archive, files can be published again
 COPIED_SOUND = ("aac", "mp3", "ac3", "eac3", "opus", "alac")  # what mp4 takes and players play; the rest becomes AAC
+LEAST_MP3 = 16_000  # Hz, of the MP3 that mp4 takes
 LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}  # by channels: PCM often does not say which is which
 AAC_BIT_RATE = 192_000
 # With macroblock-tree rate control x264 (165) does not repeat itself on small pictures, one thread or not: 60 writes of
@@ -262,7 +263,8 @@ def _sound(source: VideoInfo, writer: Any) -> Generator[Any]:
     """Adds a track to the writer, then gives its packets. Writes none: what fails in here is the source's reading."""
     with opened(source.url) as reader:
         stream = reader.streams.audio[0]
-        if stream.codec_context.codec.canonical_name in COPIED_SOUND:
+        name, rate = stream.codec_context.codec.canonical_name, stream.codec_context.sample_rate
+        if name in COPIED_SOUND and (name != "mp3" or rate >= LEAST_MP3):
             out = writer.add_stream_from_template(stream)
             for packet in reader.demux(stream):
                 if packet.dts is not None:  # else the empty packet at the end
@@ -271,7 +273,7 @@ def _sound(source: VideoInfo, writer: Any) -> Generator[Any]:
                     packet.stream = out
                     yield packet
             return
-        out = writer.add_stream("aac", rate=stream.codec_context.sample_rate)
+        out = writer.add_stream("aac", rate=rate)
         out.codec_context.layout = LAYOUTS.get(stream.codec_context.layout.nb_channels, "stereo")
         out.codec_context.bit_rate = AAC_BIT_RATE
         out.codec_context.options = {"flags": "+bitexact"}

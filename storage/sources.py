@@ -16,7 +16,6 @@ import os
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -24,6 +23,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from pipeline.trajectory import PRESETS
+from pipeline.trajectory_formats import COLMAP
 from storage.location import local_path
 
 VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv", ".3gp")
@@ -215,10 +215,11 @@ def _inside(path: Any, column: str, manifest: str) -> str:
     joined = f"{home}/{path}" if home or manifest.startswith("/") else path
     here = local_path(manifest)
     if here is not None:
-        root, named = os.path.realpath(os.path.dirname(here) or "."), Path(local_path(joined) or joined)
-        for each in (named, *(named.iterdir() if named.is_dir() else ())):  # COLMAP's trajectories are folders
+        root, named = os.path.realpath(os.path.dirname(here) or "."), local_path(joined) or joined
+        for each in (named, *(os.path.join(named, name) for name in COLMAP)):
             if os.path.commonpath([root, os.path.realpath(each)]) != root:
-                raise ValueError(f"{column} {path!r} is or holds a link out of the manifest's folder; {remedy}")
+                link = path if each == named else f"{path}/{os.path.basename(each)}"
+                raise ValueError(f"{column} {link!r} is a link out of the manifest's folder; {remedy}")
     return joined
 
 

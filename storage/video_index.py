@@ -152,8 +152,8 @@ def _demuxed(url: str, known: tuple[Any, ...]) -> Index:
         stated, names = container.duration, container.format.name.split(",")
         _check_length(url, stream, packets, stated, end, any(name in CONTAINERS_WITH_LENGTH for name in names))
         time_base, rates = stream.time_base, (stream.average_rate, stream.guessed_rate)
-        # AVI has no time stamps: ffmpeg numbers the packets, which are stored in another order than shown.
-        numbered = "avi" in names and stream.codec_context.has_b_frames
+        # AVI has no time stamps: ffmpeg numbers the packets of these, which are stored in another order than shown.
+        numbered = "avi" in names and stream.codec_context.name in ("h264", "hevc")
         aspect, audio = stream.sample_aspect_ratio, bool(container.streams.audio)
     if not shown:
         raise VideoError(f"{url}: has no frames in its video stream; record or export it again")

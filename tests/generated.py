@@ -14,6 +14,8 @@ import av
 import numpy as np
 import pytest
 
+from storage.publish import REPEATABLE
+
 
 @contextmanager
 def small_disk(place: Path) -> Iterator[Path]:
@@ -50,14 +52,17 @@ def write_clip(
     pts: Sequence[int] | None = None,
     time_base: Fraction | None = None,
     audio: str | None = None,
+    sound_rate: int = 48_000,
     rotation: int = 0,
     pix_fmt: str = "yuv420p",
     aspect: Fraction | None = None,
     container_options: dict[str, str] | None = None,
 ) -> str:
-    """A clip of RGB frames. pts: in time_base, for a varying rate. audio: a codec,
-    for two 440 Hz beeps, at 0.25 and 1 s."""
+    """A clip of RGB frames. pts: in time_base, for a varying rate. audio: a codec, for two 440 Hz beeps, at 0.25 and
+    1 s, of so many samples a second."""
     frames = list(frames)
+    if codec == "libx264":  # else two clips of the same frames are not always the same
+        options = {"x264-params": REPEATABLE, **(options or {})}
     with av.open(str(path), "w", options=container_options or {}) as container:
         video = container.add_stream(codec, rate=rate, options=options or {})
         video.height, video.width, video.pix_fmt = frames[0].shape[0], frames[0].shape[1], pix_fmt
@@ -68,7 +73,7 @@ def write_clip(
             video.codec_context.sample_aspect_ratio = aspect
         if rotation:
             video.set_display_rotation(rotation)
-        sound = container.add_stream(audio, rate=48000, layout="mono") if audio else None
+        sound = container.add_stream(audio, rate=sound_rate, layout="mono") if audio else None
         for number, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.pts, frame.time_base = (number if pts is None else pts[number]), base

@@ -129,8 +129,9 @@ class Trainer:
             got = tuple(theirs[name].shape) if name in theirs else None
             if expected != got:
                 raise ValueError(f"checkpoint of another model: {name} has shape {got}, expected {expected}")
-        if state.get("optimizer") != self.recipe.optimizer:
-            raise ValueError(f"checkpoint of optimizer {state.get('optimizer')}, expected {self.recipe.optimizer}")
+        optimizer = state.get("optimizer", self.recipe.optimizer)  # older ones do not say
+        if optimizer != self.recipe.optimizer or len(state["optimizers"]) != len(self.optimizers):
+            raise ValueError(f"checkpoint of another optimizer, {optimizer}, expected {self.recipe.optimizer}")
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(as_parameter(theirs[name], parameter))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -100,7 +101,11 @@ def test_mini_remembers():
 
 def test_what_was_made_in_the_cache_can_be_read_by_whoever_shares_it(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = Path(resolve("mini-cpu").folder)
+    before = os.umask(0o077)
+    try:
+        folder = Path(resolve("mini-cpu").folder)
+    finally:
+        os.umask(before)
     modes = {oct(each.stat().st_mode & 0o777) for each in (folder, *folder.rglob("*"))}
     assert modes == {"0o755", "0o644"}
 

@@ -104,6 +104,16 @@ def test_old_versions_go_and_whoever_reads_one_reads_on(data: ClipDataset) -> No
     assert reader.scenes() == {0} and len(ClipDataset.open(data.url)) == 2 * CLEANED
 
 
+def test_a_clean_up_that_fails_costs_no_clip(data: ClipDataset, monkeypatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError("no permission to delete")
+
+    monkeypatch.setattr("storage.clips.CLEANED", 1)
+    monkeypatch.setattr(lance.LanceDataset, "cleanup_old_versions", refused)
+    data.append([clip_row(0)])
+    assert data.scenes() == {0}
+
+
 def test_appending_again_doubles_nothing(data: ClipDataset) -> None:
     data.append([clip_row(0), clip_row(0)])
     data.append([clip_row(1), clip_row(0)])

@@ -108,6 +108,13 @@ def test_sound_of_every_codec_arrives_in_step_and_the_same_each_time(tmp_path, n
     assert beeps(str(tmp_path / "1.mp4")) == pytest.approx(beeps(info.url), abs=0.012)
 
 
+def test_sound_that_mp4_does_not_take_as_it_is_becomes_aac(tmp_path):
+    path = write_clip(tmp_path / "a.mkv", moving_frames(50), audio="libmp3lame", sound_rate=11_025)
+    write_video(str(tmp_path / "out.mp4"), moving_frames(50), source=probe(path), video_id="x")
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert container.streams.audio[0].codec_context.name == "aac"
+
+
 def test_a_varying_rate_keeps_every_time_stamp(tmp_path):
     stamps = [0, 20, 90, 120, 121, 300, 330, 480]
     info = probe(write_clip(tmp_path / "a.mp4", moving_frames(8), time_base=Fraction(1, 600), pts=stamps))

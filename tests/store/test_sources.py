@@ -153,7 +153,7 @@ def test_a_manifest_in_the_working_folder_or_on_another_file_system_has_its_own_
         ({"url": "b.mp4", "turns": ["pan_right", "/etc/cam.json"]}, "trajectory of a turn '/etc/cam.json' .* absolute"),
         ({"url": "b.mp4", "turns": ["../cam.json"]}, "climbs out"),
         ({"url": "b.mp4", "turns": ["link.mp4"]}, "link out"),
-        ({"url": "b.mp4", "turns": ["colmap"]}, "'colmap' is or holds a link out"),
+        ({"url": "b.mp4", "turns": ["colmap"]}, "'colmap/cameras.txt' is a link out"),
         ({"url": "b.mp4", "turns": [{"trajectory": "file:///cam.json", "prompt": "at night"}]}, "absolute"),
         ({"url": "b.mp4", "turns": ["{trajectory: ../cam.json, prompt: at night}"]}, "climbs out"),
         ({"url": "b.mp4", "turns": ["trajectory: /etc/my cam.json"]}, "absolute"),

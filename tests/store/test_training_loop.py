@@ -14,6 +14,7 @@ from PIL import Image
 
 import actors.training
 from actors.training import CHECKPOINTS, MODEL, TrainingSetup, train
+from jobs.train import TrainingProgress
 from pipeline.memory_pipeline import MemoryV2VPipeline
 from pipeline.training.trainer import DivergedError, Trainer
 from storage.checkpoints import Checkpoints
@@ -159,13 +160,13 @@ def test_a_step_that_diverges_changes_nothing(short, monkeypatch):
     assert equal(kept[0].state_dict(), newest(asked)[1])
 
 
-def test_a_validation_split_that_serves_no_task_is_left_out(short, monkeypatch, caplog):
+def test_a_validation_split_that_serves_no_task_is_left_out(short, monkeypatch, capfd):
     whole = ClipDataset.clips
     monkeypatch.setattr(ClipDataset, "clips", lambda data, split: whole(data, split)[: 1 if split != "train" else None])
     asked = short(recipe={"steps": 1, "camera": 0.0, "onward": 0.0})
-    train(asked)
-    assert newest(asked)[0] == 1
-    assert "goes on without validation: none of the tasks text finds clips" in caplog.text
+    train(asked, report=TrainingProgress(1))
+    assert newest(asked)[0] == 1 and "validation_loss" not in logged(asked.out)[0]
+    assert "no_validation none of the tasks text finds clips" in capfd.readouterr().err
 
 
 def test_a_checkpoint_of_other_widths_is_refused_and_stays(short, tmp_path):
@@ -179,7 +180,7 @@ def test_a_checkpoint_of_other_widths_is_refused_and_stays(short, tmp_path):
     ) as error:
         train(setup(short().data, short().out, str(tmp_path / "wide")))
     assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="checkpoint of optimizer muon, expected adamw; choose"):
+    with pytest.raises(ValueError, match="checkpoint of another optimizer, muon, expected adamw; choose"):
         train(short(recipe={"optimizer": "adamw"}))
     assert newest(short())[0] == 1
 
