@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -90,7 +91,8 @@ def places(workers: int, threads: int, nodes: Sequence[Mapping[str, float]]) -> 
     num_cpus = min(float(threads), 0.9 * largest, int(cpus * 0.9 / workers * 100) / 100)
     if num_cpus < 0.01:
         raise ClusterError(f"{workers} editors on {cpus:g} CPUs is more than 90 to a CPU: ask for fewer with workers=N")
-    num_gpus = 0.0 if gpus <= 0 else int(min(gpus / workers, 1.0) * (1 - PUBLISHERS_GPU) * 100) / 100
+    # An editor's share lies on one GPU: of three on two GPUs, two share one.
+    num_gpus = 0.0 if gpus < 1 else int((1 - PUBLISHERS_GPU) / math.ceil(workers / int(gpus)) * 100) / 100
     return Places(workers, num_cpus, num_gpus)
 
 

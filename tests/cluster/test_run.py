@@ -148,6 +148,7 @@ def test_a_model_that_cannot_be_loaded_stops_the_run_with_its_reason(chains, set
         (0, 4, [{"CPU": 16.0}], Places(4, 3.6, 0.0)),
         (0, 1, [{"CPU": 64.0, "GPU": 8.0}], Places(8, 1.0, 0.9)),
         (4, 1, [{"CPU": 64.0, "GPU": 2.0}], Places(4, 1.0, 0.45)),
+        (3, 1, [{"CPU": 64.0, "GPU": 2.0}], Places(3, 1.0, 0.45)),
         (0, 4, [{"CPU": 2.0}, {"CPU": 2.0}], Places(1, 1.8, 0.0)),
     ],
 )
