@@ -97,8 +97,8 @@ def places(workers: int, threads: int, nodes: Sequence[Mapping[str, float]]) -> 
 
 
 def training_device(workers: int, nodes: Sequence[Mapping[str, float]]) -> str:
-    """ "cuda" where the cluster has GPUs, of which every process of a training takes a whole one. Pure. Raises
-    ClusterError where there are fewer: Ray would wait for them without a word."""
+    """Of a training on Ray: "cuda" where the cluster has GPUs, of which every process takes a whole one, else "cpu".
+    Pure. Raises ClusterError where there are too few: Ray would wait for them without a word."""
     gpus = sum(int(node.get("GPU", 0.0)) for node in nodes)
     if 0 < gpus < workers:
         raise ClusterError(f"--workers is {workers} and the cluster has {gpus} GPUs, expected at most one process each")

@@ -14,10 +14,9 @@ from jobs.config import SynthesizeConfig
 from pipeline.cuts import THUMBNAIL, find_cuts
 from pipeline.virtual_cameras import least_width
 from storage.clip_row import PIECES, real_scene
-from storage.errors import VideoError, reading
 from storage.fingerprint import file_digest
 from storage.sources import expand
-from storage.video import check_unchanged, identity, iter_frames, probe
+from storage.video import check_unchanged, identified, iter_frames, probe
 
 THREADS = 4  # videos looked at together
 
@@ -61,8 +60,7 @@ def look_at(inputs: Sequence[str], config: SynthesizeConfig) -> Footage:
 
 def _pieces(url: str, config: SynthesizeConfig) -> tuple[str, list[PieceTask]]:
     """(fingerprint, pieces) of one video; ValueError where it has none."""
-    with reading(url, VideoError):
-        known = identity(url)  # before all else, so that all is of one file
+    known = identified(url)  # before all else, so that all is of one file
     info = probe(url)
     aspect, frame_aspect = config.width / config.height, info.width / info.height
     least = least_width(aspect, frame_aspect, config.width)

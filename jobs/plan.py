@@ -18,10 +18,9 @@ from pipeline.motion import APART, THUMBNAIL, moves
 from pipeline.segments import segments
 from pipeline.spec import ModelSpec
 from pipeline.trajectory import PRESETS, Trajectory, default_intrinsics
-from storage.errors import VideoError, reading
 from storage.fingerprint import file_digest
 from storage.sources import SourceEntry, expand
-from storage.video import VideoInfo, check_unchanged, identity, probe, read_frames
+from storage.video import VideoInfo, check_unchanged, identified, probe, read_frames
 
 
 @dataclass(frozen=True)
@@ -144,8 +143,7 @@ def _chain(
     trajectory: str | None,
     shots: str | None,
 ) -> tuple[Chain, list[str]]:
-    with reading(entry.url, VideoError):
-        known = identity(entry.url)  # before all else, so that all is of one file
+    known = identified(entry.url)  # before all else, so that all is of one file
     info = probe(entry.url)
     if entry.turns is not None:
         turns = [parse_turn(spec) for spec in entry.turns]

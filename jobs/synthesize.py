@@ -108,9 +108,8 @@ def begun(url: str, asked: dict[str, str], defaults: dict[str, Any]) -> ClipData
 
     asked: what it would be kept with now. defaults: of settings younger than the data set: it was made as by them."""
     filesystem, path = fsspec.core.url_to_fs(url)
-    if not filesystem.isfile(path) and not filesystem.exists(
-        f"{path}/_versions"
-    ):  # an empty folder is what a run leaves that was killed at once
+    # A run that was killed at once leaves an empty folder.
+    if not filesystem.isfile(path) and not filesystem.exists(f"{path}/_versions"):
         return None
     data = ClipDataset.open(url)
     for name in ("generator", "model"):
@@ -139,20 +138,20 @@ def make(
     """Make what is left, write what lies beside the data set, and say how it went: whether all is there. filming: what
     all tasks share. committed: scenes that are there."""
     state = Rendered(committed=committed)
-    full: StorageFault | None = None
+    fault: StorageFault | None = None
     try:
         if tasks:
             _render(tasks, filming, config, data, state)
         write_card(data, f"{out}/{CARD}")
         write_sheet(data, f"{out}/{SHEET}")
     except StorageFault as error:
-        full = error
+        fault = error
     for name, reason in state.lost.items():
         say(f"failed: {reason if name in reason else f'{name}: {reason}'}")
     if state.stopped:
         say(f"stopped: {state.stopped}; what is committed stays, the same command goes on from there")
-    if full:
-        say(f"failed: {full}")
+    if fault:
+        say(f"failed: {fault}")
         return False
     say(f"{state.committed} scenes, {len(data)} clips in {data.url}; {CARD} and {SHEET} beside it tell what is inside")
     return not state.lost and not state.stopped

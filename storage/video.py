@@ -22,11 +22,11 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 
 from storage.errors import StorageFault, VideoError
 from storage.location import identity, local_path
-from storage.video_index import Index, Key, VideoInfo, decode, index_of, missing, probe
+from storage.video_index import Index, Key, VideoInfo, decode, identified, index_of, missing, probe
 
 __all__ = [
     "Reader", "StorageFault", "VideoError", "VideoInfo",
-    "check_unchanged", "identity", "iter_frames", "local_path", "probe", "read_frames",
+    "check_unchanged", "identified", "identity", "iter_frames", "local_path", "probe", "read_frames",
 ]  # fmt: skip
 
 SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT

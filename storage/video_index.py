@@ -128,9 +128,13 @@ def video_stream(container: Any, url: str) -> Any:
 
 def index_of(url: str) -> Index:
     """The index of the file as it is now. Raises as `probe` does."""
+    return _demuxed(url, identified(url))
+
+
+def identified(url: str) -> tuple[Any, ...]:
+    """The file's `identity` (storage.location). VideoError where there is none, StorageFault as `probe`."""
     with reading(url, VideoError):
-        known = identity(url)
-    return _demuxed(url, known)
+        return identity(url)
 
 
 @functools.lru_cache(maxsize=64)

@@ -129,9 +129,9 @@ class Trainer:
             got = tuple(theirs[name].shape) if name in theirs else None
             if expected != got:
                 raise ValueError(f"checkpoint of another model: {name} has shape {got}, expected {expected}")
-        optimizer = state.get("optimizer", self.recipe.optimizer)  # older ones do not say
-        if optimizer != self.recipe.optimizer or len(state["optimizers"]) != len(self.optimizers):
-            raise ValueError(f"checkpoint of another optimizer, {optimizer}, expected {self.recipe.optimizer}")
+        named = state.get("optimizer", self.recipe.optimizer)  # older ones do not say
+        if named != self.recipe.optimizer or len(state["optimizers"]) != len(self.optimizers):
+            raise ValueError(f"checkpoint of another optimizer, {named}, expected {self.recipe.optimizer}")
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(as_parameter(theirs[name], parameter))
