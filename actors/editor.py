@@ -16,6 +16,7 @@ from pipeline.descriptor import DIMENSION, describe
 from pipeline.edit import Edit
 from pipeline.memory_pipeline import MemoryV2VPipeline, MemoryVideo
 from pipeline.retrieval import Choice, select
+from storage.fingerprint import check_folder
 from storage.memory import Memory
 from storage.video import Reader, check_unchanged
 
@@ -41,6 +42,7 @@ class Editor:
         # The VAE stays in float32: it is small beside the transformer, and its errors would be stored.
         dtypes = {"default": getattr(torch, settings["dtype"]), "vae": torch.float32}
         self.pipe = MemoryV2VPipeline.from_pretrained(setup.model, torch_dtype=dtypes)
+        check_folder(setup.model, setup.model_digest)
         self.pipe.to(setup.device)
         self.pipe.set_progress_bar_config(disable=True)
         # Diffusers would take it from the environment, and the kernels decide the last bits.
@@ -149,8 +151,9 @@ class Editor:
     def _retrieve(self, edit: Edit, descriptor: np.ndarray) -> list[Choice]:
         if not edit.candidates or not self.settings["k"]:
             return []
+        looks = edit.by == "descriptor" or bool(edit.prompt)
         return select(
-            self.library.candidates(edit.source, edit.candidates),
+            self.library.candidates(edit.source, edit.candidates, descriptors=looks),
             k=self.settings["k"],
             policy=self.settings["policy"] if edit.by == "coverage" else "top_k",
             blend=self.settings["blend"],
@@ -158,6 +161,6 @@ class Editor:
             turn=edit.turn,
             segment=edit.segment.index,
             target_coverage=coverage(edit.target, self.library.sphere) if edit.by == "coverage" else None,
-            target_descriptor=descriptor if edit.by == "descriptor" or edit.prompt else None,
+            target_descriptor=descriptor if looks else None,
             first=(edit.preceding, edit.opening) if edit.by == "descriptor" else (),
         )

@@ -23,12 +23,13 @@ EXTENDER = "extended-1"
 class Extending:
     """How pairs become longer: all that decides a data set's bytes beside the pairs.
 
-    scenes: URL of the data set they are in. model: folder. extension: frames that are added. k: segments that the
-    model is shown, at most.
+    scenes: URL of the data set they are in. model: folder, and model_digest of its content. extension: frames that are
+    added. k: segments that the model is shown, at most.
     """
 
     scenes: str
     model: str
+    model_digest: str
     extension: int
     k: int
 
@@ -61,7 +62,7 @@ def _longer(row: ClipRow, extending: Extending) -> ClipRow:
         return int.from_bytes(hashlib.sha256(drawn_for.encode()).digest()[:7], "big")
 
     video, path = extended(
-        _pipeline(extending.model),
+        _pipeline(extending.model, extending.model_digest),
         row.video,
         row.trajectory,
         row.rate,
@@ -92,10 +93,12 @@ def _scenes(url: str) -> ClipDataset:
 
 
 @lru_cache(maxsize=1)
-def _pipeline(folder: str) -> Any:
+def _pipeline(folder: str, digest: str) -> Any:
     from pipeline.memory_pipeline import MemoryV2VPipeline
+    from storage.fingerprint import check_folder
 
     pipe = MemoryV2VPipeline.from_pretrained(folder)
+    check_folder(folder, digest)
     pipe.set_progress_bar_config(disable=True)
     # Diffusers would take it from the environment, and the kernels decide the last bits.
     pipe.transformer.set_attention_backend("native")

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PieceTask:
-    """Frames [start, start + frames) of a video, the `piece`-th of it. identity: of the file when its content was
-    hashed. scene: its number, from the content. height, width: of the video, pixels. rate: frames per second."""
+    """Frames [start, start + frames) of a video, the `piece`-th of it. url: as it was named, which the rows say; place:
+    the same for processes that run elsewhere. identity: of the file when its content was hashed. scene: its number,
+    from the content. height, width: of the video, pixels. rate: frames per second."""
 
     url: str
+    place: str
     identity: tuple[Any, ...]
     scene: int
     piece: int
@@ -42,13 +44,13 @@ class PieceTask:
         from storage.clip_row import ClipRow
         from storage.video import check_unchanged, read_frames
 
-        check_unchanged(self.url, self.identity)
+        check_unchanged(self.place, self.identity)
         aspect, frame_aspect = filming.width / filming.height, self.width / self.height
         # The frame as wide as the narrowest view needs it, which is as wide as it comes at most.
         native = least_width(aspect, frame_aspect, filming.width)
         width = min(self.width, round(native * WIDEST / NARROWEST))
         size = (max(1, round(width / frame_aspect)), width)
-        video = read_frames(self.url, self.start, self.start + filming.frames, size)
+        video = read_frames(self.place, self.start, self.start + filming.frames, size)
         sharpest = WIDEST * native / width
         seed = [self.scene & (1 << 32) - 1, self.scene >> 32]
         shape = (filming.frames, filming.height, filming.width)

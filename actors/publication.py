@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.fit import Fit
 from pipeline.segments import Segment
@@ -17,12 +18,16 @@ def _digest(content: dict[str, object]) -> str:
 
 @dataclass(frozen=True)
 class TurnVideo:
-    """One file to be published: a turn's edits, in the order of their segments."""
+    """One file to be published: a turn's edits, in the order of their segments.
+
+    fingerprint, identity: of the source, whose sound it has, as in the plan."""
 
     url: str
     ids: tuple[str, ...]
     segments: tuple[Segment, ...]
     source: VideoInfo
+    fingerprint: str
+    identity: tuple[Any, ...]
     fit: Fit
     size: tuple[int, int]  # (H, W) of the published picture, even
     overlap: int

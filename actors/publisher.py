@@ -11,7 +11,9 @@ from actors.publication import CompareVideo, TurnVideo
 from actors.setup import Setup
 from pipeline.pixels import load_codec
 from pipeline.segments import Segment, assemble
+from storage.fingerprint import check_folder
 from storage.publish import Panel, Used, video_id_of, write_compare, write_video
+from storage.video import check_unchanged
 
 
 class Publisher:
@@ -20,11 +22,14 @@ class Publisher:
     def __init__(self, setup: Setup):
         torch.set_num_threads(setup.settings["threads"])
         self.codec = load_codec(setup.model, setup.device)
+        check_folder(setup.model, setup.model_digest)
         self.library = setup.open_library()
 
     def publish(self, video: TurnVideo) -> str:
         """Write a turn's file unless it is there already; its URL. Raises OSError, LibraryError, VideoError."""
         if video_id_of(video.url) != video.video_id:
+            if video.audio and video.source.audio:
+                check_unchanged(video.source.url, video.identity)
             frames = assemble(self._pieces(video), video.overlap)
             if video.size != video.fit.content[2:]:
                 frames = (_resize(frame, video.size) for frame in frames)
@@ -37,13 +42,14 @@ class Publisher:
         """Write a source's comparison unless it is there already; its URL. The turns' files must be published."""
         if video_id_of(video.url) == video.video_id:
             return video.url
+        check_unchanged(video.source.url, video.turns[0].identity)
         # Where every possible memory is to be seen: (turn, segment, the frame in the segment's middle).
         place = {
             id: (turn, segment.index + 1, (segment.keep + segment.stop) // 2)
             for turn, published in enumerate(video.turns, 1)
             for id, segment in zip(published.ids, published.segments, strict=True)
         }
-        used = self.library.memories_used(list(place))
+        used = self.library.memories_used(list(place), video.turns[0].fingerprint)
         panels = [
             Panel(
                 label=label,
@@ -55,12 +61,12 @@ class Publisher:
             )
             for label, turn in zip(video.labels, video.turns, strict=True)
         ]
-        write_compare(video.url, video.source, panels, video_id=video.video_id)
+        write_compare(video.url, video.source, panels, video_id=video.video_id, audio=video.turns[0].audio)
         return video.url
 
     def _pieces(self, video: TurnVideo) -> Iterator[tuple[Segment, np.ndarray]]:
         for id, segment in zip(video.ids, video.segments, strict=True):
-            memory = self.library.read([id])[0]
+            memory = self.library.read([id], video.fingerprint)[0]
             yield segment, video.fit.unapply(self.codec.decode(memory.latent.float()).numpy())
 
 

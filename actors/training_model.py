@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from pipeline.memory_pipeline import MemoryV2VPipeline
 from pipeline.training.tuning import lora_weights
-from storage.atomic import readable
+from storage.atomic import abandoned, readable
 from storage.errors import fault
 
 
@@ -28,6 +28,8 @@ def save_model(
     adapters alone, for `pipe.load_lora_weights`. Raises StorageFault where the disk is full.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for stale in abandoned(folder.parent, ".model.*"):
+        shutil.rmtree(stale, ignore_errors=True)
     fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".model."))
     try:
         if lora:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import posixpath
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,11 +20,13 @@ from pipeline.edit import Edit
 from pipeline.fit import Fit
 from pipeline.segments import Segment
 from pipeline.trajectory import Trajectory
+from storage.location import absolute
 from storage.video import VideoInfo
 
 # Raise it when our own code, or the image network of pipeline.descriptor, changes what a latent is: the ids of all
 # earlier edits then no longer match.
 CHAIN_VERSION = 4
+LONGEST_STEM, DIGITS = 100, 16  # of a folder's name: file systems take 255 bytes
 
 
 def edit_id(content: dict[str, Any]) -> str:
@@ -60,9 +62,16 @@ class Chain:
 
     @property
     def name(self) -> str:
-        """Folder of the source's results: its stem and the first 8 digits of its fingerprint."""
+        """Folder of the source's results: its stem and so many digits of its fingerprint that no two sources of a
+        corpus share them."""
         stem = posixpath.splitext(posixpath.basename(self.url.replace("\\", "/")))[0]
-        return f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', stem).strip('._') or 'source'}-{self.fingerprint[:8]}"
+        stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", stem)[:LONGEST_STEM].strip("._")
+        return f"{stem or 'source'}-{self.fingerprint[:DIGITS]}"
+
+    @property
+    def found(self) -> VideoInfo:
+        """The source as processes find it that run elsewhere."""
+        return replace(self.info, url=absolute(self.url))
 
     @cached_property
     def prompts(self) -> tuple[str, ...]:
@@ -116,7 +125,7 @@ class Chain:
             id=ids[index],
             parent=ids[index - 1] if index else "",
             source=self.fingerprint,
-            url=self.url,
+            url=absolute(self.url),
             identity=self.identity,
             turn=t + 1,
             segment=segment,

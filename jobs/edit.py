@@ -29,6 +29,7 @@ from jobs.results import count_edits, results, write_results
 from jobs.turn import Turn
 from pipeline.coverage import Sphere
 from storage.library import Library
+from storage.location import absolute
 from storage.publish import video_id_of
 
 DONE, FAILED, USAGE = 0, 1, 2
@@ -122,7 +123,7 @@ def library_of(job: EditJob, out: str) -> str:
     """URL of the owner's dataset. Owners are kept apart by dataset, so that no query can cross from one to another."""
     if not job.owner or not all(c.isalnum() or c in "-_." for c in job.owner) or job.owner.startswith("."):
         raise UsageError(f"owner '{job.owner}' has characters other than letters, digits, '-', '_' and '.'")
-    return f"{(job.library or f'{out}/library').rstrip('/')}/{job.owner}.lance"
+    return f"{absolute(job.library or f'{out}/library').rstrip('/')}/{job.owner}.lance"
 
 
 def turn_videos(chain: Chain, out: str, config: EditConfig) -> list[TurnVideo]:
@@ -136,7 +137,9 @@ def turn_videos(chain: Chain, out: str, config: EditConfig) -> list[TurnVideo]:
             url=f"{out}/{chain.name}/turn-{turn + 1:02d}-{instruction.label}.mp4",
             ids=chain.turn_ids(turn),
             segments=chain.segments,
-            source=chain.info,
+            source=chain.found,
+            fingerprint=chain.fingerprint,
+            identity=chain.identity,
             fit=chain.fit,
             size=size,
             overlap=config.overlap,
@@ -149,7 +152,7 @@ def turn_videos(chain: Chain, out: str, config: EditConfig) -> list[TurnVideo]:
 
 def compare_video(chain: Chain, videos: Sequence[TurnVideo], out: str) -> CompareVideo:
     labels = tuple(f"{turn + 1} {instruction.label}" for turn, instruction in enumerate(chain.turns))
-    return CompareVideo(f"{out}/{chain.name}/compare.mp4", chain.info, tuple(videos), labels)
+    return CompareVideo(f"{out}/{chain.name}/compare.mp4", chain.found, tuple(videos), labels)
 
 
 def erase(plan: Plan, library: Library, out: str, config: EditConfig) -> None:

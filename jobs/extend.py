@@ -59,7 +59,7 @@ def extend(job: ExtendJob) -> int:
     if job.dry_run:
         return DONE
     data = data or ClipDataset.create(url, asked)
-    extending = Extending(scenes.url, model.folder, config.extension, config.k)
+    extending = Extending(scenes.url, model.folder, model.digest, config.extension, config.k)
     return DONE if make(tasks, extending, config, data, len(there), out) else FAILED
 
 

@@ -15,6 +15,7 @@ from pipeline.cuts import THUMBNAIL, find_cuts
 from pipeline.virtual_cameras import least_width
 from storage.clip_row import PIECES, real_scene
 from storage.fingerprint import file_digest
+from storage.location import absolute
 from storage.sources import expand
 from storage.video import check_unchanged, identified, iter_frames, probe
 
@@ -85,6 +86,7 @@ def _pieces(url: str, config: SynthesizeConfig) -> tuple[str, list[PieceTask]]:
     return fingerprint, [
         PieceTask(
             url=url,
+            place=absolute(url),
             identity=known,
             scene=real_scene(fingerprint, piece),
             piece=piece,

@@ -208,7 +208,7 @@ LOOK_SECONDS = 6
 
 
 def _plainly_moves(info: VideoInfo) -> bool:
-    look = min(info.frames, round(LOOK_SECONDS * info.rate))
+    look = min(info.frames, max(1, round(LOOK_SECONDS * info.rate)))
     start = (info.frames - look) // 2
     return moves(read_frames(info.url, start, start + look, size=THUMBNAIL)[:: max(1, round(APART * info.rate))])
 

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from actors.rendered import Rendered
 from actors.scheduler import Scheduler
 
-PLAIN_EVERY = 15.0  # seconds between lines in a log
+LIVE_EVERY, PLAIN_EVERY = 0.1, 15.0  # seconds between lines on a terminal and in a log
 
 
 def duration(seconds: float) -> str:
@@ -26,7 +26,8 @@ class Display:
     def __init__(self, stream: TextIO | None = None):
         self.stream = stream or sys.stderr
         self.live = self.stream.isatty()
-        self.began = self.last = time.monotonic()
+        self.began = time.monotonic()
+        self.next = self.began + (LIVE_EVERY if self.live else PLAIN_EVERY)  # when to say the next line
 
     def line(self, state: Any, now: float) -> str:
         raise NotImplementedError
@@ -34,12 +35,14 @@ class Display:
     def __call__(self, state: Any) -> None:
         now = time.monotonic()
         if self.live:
-            if now - self.last >= 0.1:
-                self.last = now
+            if now >= self.next:
                 self.stream.write("\r\x1b[K" + self.line(state, now))
                 self.stream.flush()
-        elif now - self.last >= PLAIN_EVERY:
-            self.last = now
+                # Of a hundred thousand sources a line takes as long to say as they wait between two.
+                after = time.monotonic()
+                self.next = after + max(LIVE_EVERY, 10 * (after - now))
+        elif now >= self.next:
+            self.next = now + PLAIN_EVERY
             print(self.line(state, now), file=self.stream, flush=True)
 
     def close(self, state: Any) -> None:

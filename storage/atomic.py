@@ -6,7 +6,6 @@ put in one piece. Whoever reads it sees the old one or the new one, whenever the
 
 from __future__ import annotations
 
-import glob
 import os
 import posixpath
 import secrets
@@ -21,7 +20,7 @@ import fsspec
 from storage.errors import StorageError, StorageFault, fault
 from storage.location import local_path
 
-ABANDONED = 3600.0  # seconds since a partial file was last written to
+ABANDONED = 3600.0  # seconds since something partial was last written to
 
 
 class CallersError(Exception):
@@ -45,12 +44,10 @@ def published(url: str) -> Iterator[str]:
             return
         final = Path(target).absolute()
         final.parent.mkdir(parents=True, exist_ok=True)
-        # Of a name of its own, so that two writers never share a file. What a killed one left is cleared here, unless
-        # it may be another writer's that is still at work.
-        for stale in final.parent.glob(f".{glob.escape(final.name)}.*.partial"):
-            with suppress(FileNotFoundError):
-                if time.time() - stale.stat().st_mtime > ABANDONED:
-                    stale.unlink()
+        # Of a name of its own, so that two writers never share a file. What a killed one left is cleared here: also of
+        # other files, which may never be written again.
+        for stale in abandoned(final.parent, ".*.partial"):
+            stale.unlink(missing_ok=True)
         temporary = final.parent / f".{final.name}.{secrets.token_hex(6)}.partial"
         try:
             yield str(temporary)
@@ -59,6 +56,14 @@ def published(url: str) -> Iterator[str]:
             _flush(final.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def abandoned(folder: Path, pattern: str) -> Iterator[Path]:
+    """What killed writers left in a folder. What is younger may be another writer's that is still at work."""
+    for each in folder.glob(pattern):
+        with suppress(FileNotFoundError):
+            if time.time() - each.stat().st_mtime > ABANDONED:
+                yield each
 
 
 def readable(folder: Path) -> None:

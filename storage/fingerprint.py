@@ -59,6 +59,13 @@ def folder_digest(path: str | os.PathLike[str]) -> str:
     return hashlib.sha256(json.dumps(lines, ensure_ascii=True).encode()).hexdigest()
 
 
+def check_folder(path: str | os.PathLike[str], digest: str) -> None:
+    """StorageError where a folder's content no longer has the digest that it had when a run was planned. To be asked
+    after loading from it, so that nothing is loaded that came later."""
+    if folder_digest(path) != digest:
+        raise StorageError(f"{path}: changed since the run was planned; run the command again when nobody writes to it")
+
+
 def _hash(url: str) -> str:
     state = hashlib.sha256()
     with fsspec.open(url, "rb") as file:

@@ -131,9 +131,11 @@ class Library:
         self._dataset.cleanup_old_versions(max(keep, timedelta(microseconds=1)))
 
     def loose(self) -> int:
-        """How many fragments are too small, so that `compact` would join them. Looks at the manifest alone."""
+        """How many fragments `compact` would join, of either tier. Looks at the manifest alone."""
         self._dataset.checkout_latest()
-        return sum(fragment.count_rows() < SMALL for fragment in self._dataset.get_fragments())
+        rows = [fragment.count_rows() for fragment in self._dataset.get_fragments()]
+        middling = sum(count < LARGE for count in rows)
+        return middling if middling >= MANY else sum(count < SMALL for count in rows)
 
     def erase(self, sources: Sequence[str]) -> int:
         """Remove all memories of these sources and every byte of them from the files; returns how many there were.
@@ -168,19 +170,21 @@ class Library:
         rows = self._dataset.to_table(columns=["id"], filter=_among("id", ids))
         return set(rows["id"].to_pylist())
 
-    def candidates(self, source: str, ids: Sequence[str]) -> Candidates:
-        """The memories `ids` of a source, in that order, as retrieval takes them."""
-        columns = ["id", "turn", "segment", "start", "coverage", "descriptor"]
+    def candidates(self, source: str, ids: Sequence[str], descriptors: bool = True) -> Candidates:
+        """The memories `ids` of a source, in that order, as retrieval takes them; without `descriptors`, which are most
+        of what there is to read, these are of no length."""
+        columns = ["id", "turn", "segment", "start", "coverage"] + ["descriptor"] * descriptors
         size = self.sphere.points // 8
         rows = self._rows(ids, columns, _of(source))
         dim = self._dataset.schema.field("descriptor").type.list_size
+        known = numbers(rows["descriptor"]).reshape(-1, dim) if descriptors else np.zeros((len(ids), 0), np.float32)
         return Candidates(
             ids=list(ids),
             turns=rows["turn"].to_numpy(),
             segments=rows["segment"].to_numpy(),
             starts=rows["start"].to_numpy(),
             coverage=np.frombuffer(b"".join(rows["coverage"].to_pylist()), dtype=np.uint8).reshape(-1, size),
-            descriptors=numbers(rows["descriptor"]).reshape(-1, dim),
+            descriptors=known,
         )
 
     def read(self, ids: Sequence[str], source: str | None = None) -> list[Memory]:

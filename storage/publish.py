@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw, ImageFont
 from storage.atomic import CallersError, published
 from storage.errors import StorageFault, VideoError
 from storage.video import iter_frames, read_frames
-from storage.video_index import PASSING, VideoInfo, opened, probe
+from storage.video_index import PASSING, VideoInfo, opened, probe, sound_stream
 
 CRF = 18  # visually lossless; the latents are the archive, files can be published again
 COPIED_SOUND = ("aac", "mp3", "ac3", "eac3", "opus", "alac")  # what mp4 takes and players play; the rest becomes AAC
@@ -102,7 +102,7 @@ class Panel:
 
 
 def write_compare(
-    url: str, source: VideoInfo, turns: Sequence[Panel], *, video_id: str, crf: int = COMPARE_CRF
+    url: str, source: VideoInfo, turns: Sequence[Panel], *, video_id: str, crf: int = COMPARE_CRF, audio: bool = True
 ) -> None:
     """Publish the source and its turns side by side, each under its label, all at the height of the turns, and under
     each turn the memories that its current segment used, labelled "t1 s3" (turn 1, segment 3).
@@ -116,7 +116,7 @@ def write_compare(
         if (found := probe(turn.url).frames) != source.frames:
             raise VideoError(f"{turn.url}: {found} frames, its source {source.url} has {source.frames}; publish again")
     with _encoding(url) as path:
-        _encode(path, _compared(source, turns), source, video_id, crf, True, url)
+        _encode(path, _compared(source, turns), source, video_id, crf, audio, url)
 
 
 def _compared(source: VideoInfo, turns: Sequence[Panel]) -> Iterator[np.ndarray]:
@@ -262,7 +262,7 @@ class _Sound:
 def _sound(source: VideoInfo, writer: Any) -> Generator[Any]:
     """Adds a track to the writer, then gives its packets. Writes none: what fails in here is the source's reading."""
     with opened(source.url) as reader:
-        stream = reader.streams.audio[0]
+        stream = sound_stream(reader)
         name, rate = stream.codec_context.codec.canonical_name, stream.codec_context.sample_rate
         if name in COPIED_SOUND and (name != "mp3" or rate >= LEAST_MP3):
             out = writer.add_stream_from_template(stream)
@@ -278,10 +278,22 @@ def _sound(source: VideoInfo, writer: Any) -> Generator[Any]:
         out.codec_context.bit_rate = AAC_BIT_RATE
         out.codec_context.options = {"flags": "+bitexact"}
         for packet in reader.demux(stream):
-            for frame in packet.decode():
+            for frame in _heard(packet, source):
                 frame.pts -= round(source.start / frame.time_base)
                 yield from out.encode(frame)
         yield from out.encode(None)
+
+
+def _heard(packet: Any, source: VideoInfo) -> list[Any]:
+    try:
+        return list(packet.decode())
+    except av.FFmpegError as error:
+        if isinstance(error, PASSING):
+            raise
+        raise VideoError(
+            f"{source.url}: its sound is damaged ({error.strerror or error}); copy it again, or publish without: "
+            "audio=false"
+        ) from error
 
 
 def _silence() -> Generator[Any]:

@@ -28,6 +28,7 @@ from storage.location import local_path
 
 VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv", ".3gp")
 MANIFESTS = (".jsonl", ".ndjson", ".parquet")
+WEB = ("http://", "https://")  # where a question mark is part of the address
 COLUMNS = ("url", "trajectory", "shots", "turns")
 
 
@@ -74,8 +75,15 @@ def _expanded(name: str) -> Iterator[SourceEntry | Problem]:
         if not matches:
             yield name, "the pattern matches nothing; check it, and quote it for the shell"
         for match in matches:
-            yield from _expanded(match)
-    elif _is_folder(name, path):
+            yield from _named(match)
+    else:
+        yield from _named(name)
+
+
+def _named(name: str) -> Iterator[SourceEntry | Problem]:
+    """What one name stands for that is no pattern."""
+    path = local_path(name)
+    if _is_folder(name, path):
         videos = [child for child in _children(name, path) if child.lower().endswith(VIDEOS)]
         if not videos:
             yield name, f"no video in this folder; expected files that end in {', '.join(VIDEOS)}"
@@ -89,13 +97,21 @@ def _expanded(name: str) -> Iterator[SourceEntry | Problem]:
 
 
 def _is_pattern(name: str, path: str | None) -> bool:
+    marks = "*[" if name.startswith(WEB) else "*?["
+    if not any(mark in name for mark in marks):
+        return False
     # A file that exists is itself, also with brackets in its name.
-    return any(mark in name for mark in "*?[") and not (path is not None and os.path.lexists(path))
+    if path is not None:
+        return not os.path.lexists(path)
+    fs, remote = fsspec.core.url_to_fs(name)
+    return not fs.exists(remote)
 
 
 def _is_folder(name: str, path: str | None) -> bool:
     if path is not None:
         return os.path.isdir(path)
+    if name.startswith(WEB) and "?" in name:
+        return False  # a question is no folder
     if posixpath.splitext(name)[1]:
         return False  # saves a request per file; a remote folder with a dot in its name can be given with a final slash
     fs, remote = fsspec.core.url_to_fs(name)
@@ -141,7 +157,7 @@ def _rows(name: str, data: bytes) -> Iterator[tuple[int, Any]]:
             raise ValueError(f"not a Parquet file ({_line(error)})") from error
         yield from enumerate(rows, 1)
         return
-    for number, line in enumerate(data.decode("utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(data.decode("utf-8-sig").split("\n"), 1):  # other line ends a string may hold
         if line.strip():
             try:
                 yield number, json.loads(line)

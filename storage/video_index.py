@@ -126,6 +126,11 @@ def video_stream(container: Any, url: str) -> Any:
     raise VideoError(f"{url}: no video stream in it (it holds: {kinds}); give a file with a picture")
 
 
+def sound_stream(container: Any) -> Any:
+    """The first sound track of a codec that ffmpeg knows, None where there is none."""
+    return next((stream for stream in container.streams.audio if stream.codec_context is not None), None)
+
+
 def index_of(url: str) -> Index:
     """The index of the file as it is now. Raises as `probe` does."""
     return _demuxed(url, identified(url))
@@ -158,7 +163,7 @@ def _demuxed(url: str, known: tuple[Any, ...]) -> Index:
         time_base, rates = stream.time_base, (stream.average_rate, stream.guessed_rate)
         # AVI has no time stamps: ffmpeg numbers the packets of these, which are stored in another order than shown.
         numbered = "avi" in names and stream.codec_context.name in ("h264", "hevc")
-        aspect, audio = stream.sample_aspect_ratio, bool(container.streams.audio)
+        aspect, audio = stream.sample_aspect_ratio, sound_stream(container) is not None
     if not shown:
         raise VideoError(f"{url}: has no frames in its video stream; record or export it again")
     stamps = [pts for pts, *_ in shown if pts is not None]

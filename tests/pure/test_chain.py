@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from fractions import Fraction
 
 import pytest
@@ -154,4 +155,13 @@ def test_a_turn_on_the_previous_result_edits_that_turns_latent_of_the_same_segme
 
 
 def test_the_folder_of_a_source_tells_its_stem_and_its_fingerprint() -> None:
-    assert chain(PAN).name == "my_clip-ffffffff"
+    assert chain(PAN).name == "my_clip-ffffffffffffffff"
+    long = dataclasses.replace(chain(PAN), info=dataclasses.replace(INFO, url="é" * 250 + ".mp4"))
+    wide = dataclasses.replace(chain(PAN), info=dataclasses.replace(INFO, url="x" * 250 + ".mp4"))
+    assert long.name == "source-ffffffffffffffff" and wide.name == "x" * 100 + "-ffffffffffffffff"
+
+
+def test_processes_that_run_elsewhere_find_a_source_named_from_here() -> None:
+    assert chain(PAN).edit(0).url == chain(PAN).found.url == os.path.abspath(INFO.url)
+    away = dataclasses.replace(chain(PAN), info=dataclasses.replace(INFO, url="s3://bucket/clip.mp4"))
+    assert away.edit(0).url == away.found.url == "s3://bucket/clip.mp4"

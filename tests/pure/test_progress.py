@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 
 from actors.scheduler import Scheduler
-from jobs.progress import Progress, duration
+from jobs.progress import Display, Progress, duration
 from jobs.train import TrainingProgress
 from pipeline.training import log as training_log
 
@@ -32,16 +32,34 @@ def test_off_a_terminal_lines_come_seldom_and_stay() -> None:
     assert stream.getvalue().count("\n") == 1 and "\r" not in stream.getvalue()
 
 
-def test_on_a_terminal_one_line_is_drawn_over_and_over() -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
+
+def test_on_a_terminal_one_line_is_drawn_over_and_over() -> None:
     stream = Terminal()
     progress, scheduler = Progress(stream), Scheduler()
-    progress.last -= 1
+    progress.next -= 1
     progress(scheduler)
     assert stream.getvalue().startswith("\r") and "\n" not in stream.getvalue()
+
+
+def test_a_line_that_takes_long_to_say_is_said_seldom(monkeypatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("jobs.progress.time.monotonic", lambda: clock[0])
+
+    class Slow(Display):
+        def line(self, state: object, now: float) -> str:
+            clock[0] += 0.2
+            return "."
+
+    stream = Terminal()
+    display = Slow(stream)
+    for _ in range(1000):
+        clock[0] += 0.01
+        display(None)
+    assert 5 * 0.8 < stream.getvalue().count(".") < 5 * 1.2, "a tenth of ten seconds and of what it takes itself"
 
 
 def test_an_unknown_time_is_a_question_mark() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from jobs.edit import compare_video, turn_videos
 from jobs.model import resolve
 from jobs.plan import make_plan
 from jobs.turn import parse_turn
+from storage.errors import StorageError
 from storage.library import LibraryError
 from storage.memory import Memory
 from storage.publish import video_id_of
@@ -145,3 +147,28 @@ def test_a_turn_at_the_sources_size_is_its_latents_enlarged(chain, setup, tmp_pa
     [video, *_] = turn_videos(chain, str(tmp_path / "out"), dataclasses.replace(CONFIG, upscale="source"))
     Publisher(setup).publish(video)
     assert read_frames(video.url, 0, 1).shape == (1, 48, 64, 3)
+
+
+def test_a_replaced_source_lends_its_sound_to_no_video_of_the_old_one(tmp_path, tiny_model, setup) -> None:
+    clip = write_clip(tmp_path / "talk.mp4", moving_frames(20, 48, 64), audio="aac", rate=24)
+    [chain] = make_plan([clip], [parse_turn("pan_right")], CONFIG, resolve(tiny_model)).chains
+    make_all(chain, setup, Editor(setup))
+    [video] = turn_videos(chain, str(tmp_path / "out"), CONFIG)
+    [silent] = turn_videos(chain, str(tmp_path / "silent"), dataclasses.replace(CONFIG, audio=False))
+    write_clip(clip, moving_frames(20, 48, 64, seed=5), audio="aac", rate=24)
+    publisher = Publisher(setup)
+    for publish, wanted in ((publisher.publish, video), (publisher.compare, compare_video(chain, [video], "out"))):
+        with pytest.raises(VideoError, match="talk.mp4: changed since it was planned"):
+            publish(wanted)
+    assert publisher.publish(silent) and not probe(silent.url).audio
+
+
+def test_a_model_that_changed_since_it_was_planned_with_makes_nothing_under_its_old_name(setup, tmp_path) -> None:
+    folder = shutil.copytree(setup.model, tmp_path / "model")
+    moved = dataclasses.replace(setup, model=str(folder))
+    Editor(moved)
+    index = folder / "model_index.json"
+    index.write_text(index.read_text() + "\n")
+    for actor in (Editor, Publisher):
+        with pytest.raises(StorageError, match="model: changed since the run was planned"):
+            actor(moved)

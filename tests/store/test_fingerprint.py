@@ -12,6 +12,8 @@ import pytest
 from storage import fingerprint
 from storage.errors import StorageError
 from storage.fingerprint import file_digest, folder_digest
+from storage.location import identity
+from storage.video import VideoError, check_unchanged
 
 
 @pytest.fixture(autouse=True)
@@ -111,3 +113,13 @@ def test_a_folder_s_digest_depends_on_names_and_contents_only(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(StorageError, match="holds no files"):
         folder_digest(tmp_path / "empty")
+
+
+def test_a_copy_with_the_same_time_is_the_same_file_elsewhere_and_another_time_is_not(tmp_path):
+    one, two = tmp_path / "one.mp4", tmp_path / "two.mp4"
+    one.write_bytes(b"abc")
+    shutil.copy2(one, two)
+    check_unchanged(str(two), identity(str(one)))
+    os.utime(two, (0, 0))
+    with pytest.raises(VideoError, match="two.mp4: changed since it was planned"):
+        check_unchanged(str(two), identity(str(one)))

@@ -95,6 +95,14 @@ def test_candidates_come_in_the_order_asked_for_with_the_coverage_of_their_traje
     assert found.descriptors.dtype == np.float32 and found.coverage.dtype == np.uint8
 
 
+def test_candidates_that_are_ranked_by_view_alone_come_without_descriptors(library):
+    library.commit([a_memory(i) for i in range(3)])
+    ids = [edit_id(i) for i in (2, 0)]
+    whole, views = library.candidates("bikes", ids), library.candidates("bikes", ids, descriptors=False)
+    assert views.descriptors.shape == (2, 0) and whole.descriptors.shape == (2, DIM)
+    assert np.array_equal(views.coverage, whole.coverage) and views.ids == whole.ids
+
+
 def test_no_ids_give_no_memories_and_empty_candidates(library):
     assert library.read([]) == [] and library.memories_used([]) == {} and library.holds([]) == set()
     assert len(library.candidates("bikes", [])) == 0
@@ -393,6 +401,18 @@ def test_compaction_joins_many_small_fragments_and_leaves_the_large_ones_for_eve
             large = {id_ for id_, rows in fragments.items() if rows >= 12}
     assert len(large) >= 3
     assert len(library.read([edit_id(i) for i in range(1, 61)])) == 60
+
+
+def test_groups_that_are_full_from_the_start_are_joined_too_once_there_are_many(library, monkeypatch):
+    for name, rows in (("SMALL", 2), ("LARGE", 8), ("MANY", 4)):
+        monkeypatch.setattr(f"storage.library.{name}", rows)
+    loose = []
+    for i in range(4):
+        library.commit([a_memory(2 * i), a_memory(2 * i + 1)])
+        loose.append(library.loose())
+    assert loose == [0, 0, 0, 4]
+    library.compact()
+    assert library.loose() == 0 and len(library._dataset.get_fragments()) == 1
 
 
 @pytest.mark.parametrize("compacted_before", [False, True])

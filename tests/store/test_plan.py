@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,12 @@ def test_the_same_bytes_listed_twice_are_taken_once(plan, tmp_path, still) -> No
     assert [chain.url for chain in made.chains] == [still]
     assert [note.source for note in made.failed] == [still, str(copy)]
     assert "listed twice" in made.failed[0].message and "same bytes" in made.failed[1].message
+
+
+def test_a_slide_show_of_a_frame_in_a_quarter_of_a_minute_can_be_filmed_from_elsewhere(plan, tmp_path) -> None:
+    slides = write_clip(tmp_path / "slides.mp4", STILL[:4], rate=Fraction(1, 15))
+    made = plan([slides])
+    assert made.notes == [] and len(made.chains) == 1
 
 
 def test_a_manifest_gives_each_source_its_own_turns(plan, tmp_path, still) -> None:

@@ -115,6 +115,21 @@ def test_sound_that_mp4_does_not_take_as_it_is_becomes_aac(tmp_path):
         assert container.streams.audio[0].codec_context.name == "aac"
 
 
+def test_sound_that_cannot_be_read_is_named_and_what_nobody_can_read_is_left_out(tmp_path):
+    path = Path(write_clip(tmp_path / "a.mkv", moving_frames(50), audio="flac"))
+    whole = path.read_bytes()
+    assert whole.count(b"A_FLAC") == 1
+    path.write_bytes(whole.replace(b"A_FLAC", b"A_ZZZZ"))
+    assert not probe(str(path)).audio
+    write_video(str(tmp_path / "out.mp4"), moving_frames(50), source=probe(str(path)), video_id="x")
+    frames = whole.split(b"\xff\xf8\x5a")  # FLAC's sync code, and the rate and size of these frames
+    path.write_bytes(b"\xff\xf8\x5a".join(frames[:3]) + b"\x00\x00\x00" + b"\xff\xf8\x5a".join(frames[3:]))
+    with pytest.raises(VideoError, match="a.mkv: its sound is damaged .*audio=false"):
+        write_video(str(tmp_path / "out.mp4"), moving_frames(50), source=probe(str(path)), video_id="y")
+    write_video(str(tmp_path / "out.mp4"), moving_frames(50), source=probe(str(path)), video_id="z", audio=False)
+    assert video_id_of(str(tmp_path / "out.mp4")) == "z"
+
+
 def test_a_varying_rate_keeps_every_time_stamp(tmp_path):
     stamps = [0, 20, 90, 120, 121, 300, 330, 480]
     info = probe(write_clip(tmp_path / "a.mp4", moving_frames(8), time_base=Fraction(1, 600), pts=stamps))
@@ -203,8 +218,8 @@ def test_what_a_killed_run_left_is_neither_a_result_nor_in_the_way(tmp_path, sou
     assert sorted(os.listdir(path.parent)) == sorted([*left, ".a1.mp4.000000000000.partial", "a[1].mp4"])
     for name in os.listdir(path.parent):  # nobody has written to them for a while
         os.utime(path.parent / name, (0, 0))
-    write_video(str(path), moving_frames(50), source=source, video_id="x")
-    assert sorted(os.listdir(path.parent)) == [".a1.mp4.000000000000.partial", "a[1].mp4"]
+    write_video(str(path.parent / "b.mp4"), moving_frames(50), source=source, video_id="x")
+    assert sorted(os.listdir(path.parent)) == ["a[1].mp4", "b.mp4"], "a finished video is never written again"
 
 
 def test_two_writers_of_one_file_both_write_it_whole_and_the_last_stands(tmp_path, source):
@@ -299,6 +314,8 @@ def test_a_comparison_shows_source_turns_and_the_memories_of_the_current_segment
     written = probe(path)
     assert (written.frames, written.rate, written.audio) == (50, source.rate, True)
     assert video_id_of(path) == "cmp"
+    write_compare(str(tmp_path / "silent.mp4"), source, panels, video_id="cmp", audio=False)
+    assert not probe(str(tmp_path / "silent.mp4")).audio
     panel = 288  # turns of 32x48 are enlarged six times, to 192x288, and the source is brought to that height
     assert written.width == 3 * panel + 2 * 2 and written.height > 192 + 14
     for number in (5, 30):

@@ -47,6 +47,32 @@ def test_a_file_with_brackets_in_its_name_is_itself(folder):
     assert urls(folder / "take[1].mp4") == [str(folder / "take[1].mp4")]
 
 
+def test_brackets_in_remote_names_are_names_where_such_a_file_is_there_and_what_a_pattern_matches_is_itself():
+    for name in ("Take [1].mp4", "Take 1.mp4", "Talk [dQw4].mp4"):
+        with fsspec.open(f"memory://brackets/{name}", "wb") as file:
+            file.write(b"")
+    assert urls("memory://brackets/Take [1].mp4") == ["memory://brackets/Take [1].mp4"]
+    assert urls("memory://brackets/Ta*].mp4") == [
+        "memory:///brackets/Take [1].mp4", "memory:///brackets/Talk [dQw4].mp4",
+    ]  # fmt: skip
+
+
+def test_the_question_mark_of_a_web_address_is_no_pattern_and_costs_no_request(monkeypatch):
+    def asked(*_: object) -> None:
+        raise AssertionError("a request")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", asked)
+    for url in ("https://a.example/talk.mp4?X-Amz-Signature=abc", "https://a.example/get?file=x/y"):
+        assert urls(url) == [url]
+
+
+def test_a_row_may_hold_every_character_that_json_strings_may(folder):
+    rows = [{"url": "b.mp4", "turns": ["a\u2028b c"]}, {"url": "c.webm", "turns": ["d\u0085e f"]}]
+    text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (folder / "m.jsonl").write_bytes(text.encode())
+    assert urls(folder / "m.jsonl") == [str(folder / "b.mp4"), str(folder / "c.webm")]
+
+
 def test_other_file_systems_have_files_folders_and_patterns_too():
     for name in ("x.mp4", "y.mp4", "z.txt"):
         with fsspec.open(f"memory://sources/{name}", "wb") as file:

@@ -207,6 +207,21 @@ def test_a_full_disk_is_one_line_and_the_old_checkpoint_stays(short, monkeypatch
     assert newest(short())[0] == 4
 
 
+def test_what_killed_saves_left_is_cleared_once_nobody_can_be_at_it(short):
+    out = Path(short().out)
+    left = [out / CHECKPOINTS / ".step-00000001.pt.0a.partial", out / ".model.abc", out / ".model.abc.old"]
+    young = out / ".model.young"
+    left[0].parent.mkdir(parents=True)
+    left[0].write_bytes(b"half")
+    for folder in (*left[1:], young):
+        folder.mkdir()
+        (folder / "config.json").touch()
+    for each in left:
+        os.utime(each, (0, 0))
+    train(short(recipe={"steps": 2}))
+    assert not any(each.exists() for each in left) and young.exists()
+
+
 def test_a_checkpoint_that_was_cut_short_says_which_one_to_remove(short):
     asked = short(checkpoint_minutes=0, recipe={"steps": 2})
     train(asked)
