@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import fsspec
 
@@ -79,9 +79,17 @@ def make_plan(
     if not turns and not any(entry.turns for entry in entries):
         raise TurnError("no turns were given: name what to do with --turn, or `turns` in a plan or manifest")
 
+    paths: dict[str, Trajectory] = {}  # clips of one length and lens share them: they are most of what a plan holds
+
+    def shared(path: Trajectory) -> Trajectory:
+        return paths.setdefault(path.digest, path)
+
     def chain(entry: SourceEntry) -> tuple[Chain, list[str]] | str:
         try:
-            return _chain(entry, turns, config, model, source_trajectory or entry.trajectory, shots or entry.shots)
+            made, warnings = _chain(
+                entry, turns, config, model, source_trajectory or entry.trajectory, shots or entry.shots
+            )
+            return replace(made, camera=shared(made.camera), targets=tuple(map(shared, made.targets))), warnings
         except (ValueError, OSError) as error:
             return _one_line(error)
         except Exception as error:  # whatever else a storage back end raises costs this source alone

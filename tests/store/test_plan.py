@@ -121,6 +121,13 @@ def test_a_slide_show_of_a_frame_in_a_quarter_of_a_minute_can_be_filmed_from_els
     assert made.notes == [] and len(made.chains) == 1
 
 
+def test_clips_of_one_length_share_their_paths(plan, tmp_path, still) -> None:
+    other = write_clip(tmp_path / "other.mp4", STILL[::-1] // 2, rate=24)
+    one, two = plan([still, other], "pan_right", "arc_left").chains
+    assert one.camera is two.camera and all(a is b for a, b in zip(one.targets, two.targets, strict=True))
+    assert not set(one.ids) & set(two.ids)
+
+
 def test_a_manifest_gives_each_source_its_own_turns(plan, tmp_path, still) -> None:
     other = write_clip(tmp_path / "other.mp4", STILL[:20, ::-1], rate=24)
     manifest = tmp_path / "m.jsonl"
