@@ -174,7 +174,7 @@ def measure(mini: Mini, quick: bool) -> dict[str, Any]:
     cache_bytes = {}
     # In turns, so that a busy moment of the machine hits all of them; what is compared comes one after the other.
     for number in range(3 * rounds):
-        time_once("single", SINGLE, 0, 0, 2)
+        time_once("single", SINGLE, 0, 0, 3)
         for among in (KEPT, 0, 1000, *(others if number < rounds else ())):
             time_once("ours", SCHEMES["ours"], among, KEPT, 3)
             cache_bytes[among] = mini.cache_bytes

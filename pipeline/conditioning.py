@@ -29,7 +29,8 @@ CHOICES = {
 class ConditioningVideo:
     """A clean video that the target may look at.
 
-    latent: (B, C, T, H, W), normalised as the target's. poses: (B, T, 3, 4) camera-to-world per latent frame in the
+    latent: (B, C, T, H, W), normalised as the target's; where places are rays and not rows and columns (positions
+    "frustum") a memory may have another H and W. poses: (B, T, 3, 4) camera-to-world per latent frame in the
     frame of reference shared by all videos of the call, or None where the task knows no cameras. intrinsics:
     (B, T, 4) divided by the frame's size, for models that see rays. times: (B, T) signed seconds from the target's
     first frame, for models with frustum positions. preceding: the memory just before the target in time, which
@@ -68,7 +69,7 @@ def check(
     needs = {*needed.get(config.positions, []), *(needed.get(config.cameras, []) if posed else [])}
     for name, video in videos.items():
         latent = video.latent
-        if latent.ndim != 5 or latent.shape[1] != channels or latent.dtype != target.dtype:
+        if latent.ndim != 5 or latent.shape[1] != channels or latent.dtype != target.dtype or not latent.numel():
             raise ValueError(
                 f"{name} must be a latent (B, {channels}, T, H, W) {target.dtype}, got {tuple(latent.shape)} "
                 f"{latent.dtype}"
@@ -92,11 +93,20 @@ def check(
         )
     if len(rows := {len(video.latent) for name, video in videos.items() if name != "the target"}) > 1:
         raise ValueError(f"source and memories have {sorted(rows)} rows in their batches, expected the same of all")
-    if source is not None and config.source == "channels" and source.latent.shape != target.shape:
+    if source is not None and config.source == "channels" and source.latent.shape[1:] != target.shape[1:]:
         raise ValueError(
             f"the source goes beside the target's channels: expected {tuple(target.shape)}, got "
             f"{tuple(source.latent.shape)}"
         )
+    for rank, memory in enumerate(memories):
+        if config.positions == "grid" and memory.latent.shape[3:] != target.shape[3:]:
+            raise ValueError(
+                f"memory {rank} has (H, W) {tuple(memory.latent.shape[3:])}, expected the target's "
+                f"{tuple(target.shape[3:])}: this model's positions are rows and columns, which another resolution has "
+                "elsewhere"
+            )
+    if cache is not None and cache.complete:
+        _check_target(cache, target_video)
     if config.positions == "grid":
         _check_positions(model, target, source, memories)
     if cache is not None and attention == "joint":
@@ -109,6 +119,24 @@ def check(
             "this model gives its source the target's timestep, which changes with every step: expected "
             "attention='joint', got 'cached'"
         )
+
+
+def _check_target(cache: MemoryCache, target: ConditioningVideo) -> None:
+    """What a cache keeps of the target's size and cameras is the first call's."""
+    first = cache.target
+    assert first is not None
+    if first.latent.shape[2:] != target.latent.shape[2:]:
+        raise ValueError(
+            f"the cache was filled beside a target of (T, H, W) {tuple(first.latent.shape[2:])}, got "
+            f"{tuple(target.latent.shape[2:])}: clear() it, or take another"
+        )
+    for name in ("poses", "intrinsics", "times"):
+        one, other = getattr(first, name), getattr(target, name)
+        if one is not other and (one is None or other is None or not torch.equal(one, other)):
+            raise ValueError(
+                f"the cache was filled beside a target of other {name}: clear() it, or take another, for every "
+                "trajectory"
+            )
 
 
 def _check_positions(

@@ -58,6 +58,15 @@ def _sights(target: ConditioningVideo, videos: Sequence[ConditioningVideo | None
     return found
 
 
+class Precise(nn.Linear):
+    """A linear layer in float32, whatever the model is in: what it says are places. Called and not read, so that
+    adapters and offloading see it."""
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(states.device.type, enabled=False):
+            return F.linear(states.float(), self.weight.float(), self.bias.float())
+
+
 class Copying(nn.Module):
     """The layer beside the model's own last one.
 
@@ -72,7 +81,7 @@ class Copying(nn.Module):
             raise ValueError(f"copying takes patches of a multiple of {CELL} rows and columns, got {tuple(patch)}")
         self.videos, self.points = videos, points
         self.cells = (patch[0], patch[1] // CELL, patch[2] // CELL)
-        self.proj = nn.Linear(dim, math.prod(self.cells) * (videos * points + 1 + points))
+        self.proj = Precise(dim, math.prod(self.cells) * (videos * points + 1 + points))
         self.evidence = nn.Parameter(torch.empty(2))
 
     def initialise(self) -> None:
@@ -88,8 +97,7 @@ class Copying(nn.Module):
     def said(self, states: torch.Tensor, shape: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Of states (B, N, D) as the last layer gets them, for a target of shape (T, H, W): logits (B, T, V P + 1, h,
         w), and log depths (B, T, P, h, w), log metres along the optical axis."""
-        with torch.autocast(states.device.type, enabled=False):
-            said = F.linear(states.float(), self.proj.weight.float(), self.proj.bias.float())
+        said = self.proj(states)
         cells = (shape[0], shape[1] // CELL, shape[2] // CELL)
         count = self.videos * self.points + 1
         logits, log_depths = unpatchify(said, self.cells, cells).transpose(1, 2).split([count, self.points], dim=2)

@@ -6,21 +6,25 @@
 
 The first call fills it, the others read it: conditioning tokens see neither the noise, nor the timestep, nor the text.
 What the target's cameras and the texts come to, and what it may copy, is the same at every step too, and is kept
-beside.
+beside. So a cache serves one target's size and cameras, and one state of the weights and adapters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from .merging import rank_correlation
 
+if TYPE_CHECKING:
+    from .conditioning import ConditioningVideo
+
 Keys = tuple[torch.Tensor, torch.Tensor]
 T = TypeVar("T")
+TEXTS = 4  # kept at most: a callback may give another at every step
 
 
 @dataclass(eq=False)
@@ -31,6 +35,7 @@ class MemoryCache:
     device: where, None as they come; "cpu" keeps them on the host and copies a block's share at each use.
     track: also record the responsiveness of later steps, to be compared with the first's.
 
+    target: of the call that filled it.
     responsiveness: R (B, memory frames) by merge point, of the pass that filled the cache; its frames are in order
     of the memories that may merge, by rank, then time, until the first merge. later: the same, one entry per tracked
     later pass.
@@ -40,12 +45,17 @@ class MemoryCache:
     device: torch.device | str | None = None
     track: bool = False
     complete: bool = False
+    target: ConditioningVideo | None = None
     responsiveness: dict[int, torch.Tensor] = field(default_factory=dict)
     mean_keys: dict[int, torch.Tensor] = field(default_factory=dict)
     later: dict[int, list[torch.Tensor]] = field(default_factory=dict)
     _blocks: dict[Any, tuple[torch.Tensor, ...]] = field(default_factory=dict)
     _kept: dict[str, Any] = field(default_factory=dict)
-    _texts: list[tuple[torch.Tensor, int]] = field(default_factory=list)
+    _texts: list[tuple[torch.Tensor, int, int]] = field(default_factory=list)  # each with its version and number
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None and not (isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point):
+            raise ValueError(f"a cache keeps floating-point numbers, such as torch.float8_e4m3fn, got {self.dtype!r}")
 
     @property
     def bytes(self) -> int:
@@ -54,7 +64,7 @@ class MemoryCache:
 
     def clear(self) -> None:
         """Forget everything: for another edit, or after a pass that broke off."""
-        self.complete = False
+        self.complete, self.target = False, None
         for part in (self.responsiveness, self.mean_keys, self.later, self._blocks, self._kept, self._texts):
             part.clear()
 
@@ -68,13 +78,18 @@ class MemoryCache:
         """The number of a text whose keys and values are kept, under (number, block); made where it is new. The same
         text is the same tensor, not written to since (which those of `torch.inference_mode` cannot tell)."""
         version = 0 if states.is_inference() else states._version
-        for number, (known, then) in enumerate(self._texts):
+        for place, (known, then, number) in enumerate(self._texts):
             if known is states and then == version:
+                self._texts.append(self._texts.pop(place))
                 return number
-        number = len(self._texts)
+        number = 1 + max((number for _, _, number in self._texts), default=-1)
+        if len(self._texts) == TEXTS:
+            _, _, oldest = self._texts.pop(0)
+            for key in [each for each in self._blocks if isinstance(each, tuple) and each[0] == oldest]:
+                del self._blocks[key]
         for block, keys in enumerate(make()):
             self.store((number, block), keys)
-        self._texts.append((states, version))
+        self._texts.append((states, version, number))
         return number
 
     def store(self, block: int | tuple[int, int], keys: Keys) -> None:

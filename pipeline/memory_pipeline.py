@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.loaders import WanLoraLoaderMixin
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -209,9 +210,12 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         num_inference_steps, guidance_scale, shift: None for the model's own. The second, unguided pass is made only if
             guidance_scale > 1 and the negative prompt differs from the prompt, since equal passes cancel.
         output_type: "latent", or "np" for pictures as well.
-        callback_on_step_end: called as (pipe, step, timestep, tensors); tensors it returns replace ours.
+        callback_on_step_end: called as (pipe, step, timestep, tensors); tensors it returns replace ours. It may set
+            `pipe._interrupt`: no further step is made then.
         Raises ValueError that says what was expected and what was given.
         """
+        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
         guidance = self.config.guidance_scale if guidance_scale is None else guidance_scale
         shift = self.config.shift if shift is None else shift
@@ -256,8 +260,11 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         # Explicit sigmas: left to itself this scheduler derives them from limits that are shifted already.
         self.scheduler.set_timesteps(sigmas=np.linspace(1, 0, steps + 1)[:-1].tolist(), device=device)
         timesteps = self.scheduler.timesteps
+        self._interrupt = False
         with self.progress_bar(total=len(timesteps)) as progress:
             for step, t in enumerate(timesteps):
+                if self._interrupt:
+                    break
                 noisy = (latents.to(dtype), t.expand(1))
                 raw = negative_prompt_embeds is not None
                 output: Any = self.transformer(*noisy, prompt_embeds, raw=raw, **conditioning)
@@ -303,6 +310,9 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         # One call whatever the prompts are: processes that share a model's parameters must all make it.
         longest = max(1, *(min(len(each), length) for each in tokens))
         padding = self.tokenizer.pad_token_id or 0
+        # The mark of the end stays at the end, as published tokenizers cut.
+        end = getattr(self.tokenizer, "eos_token_id", None)
+        tokens = [each[: length - 1] + [end] if len(each) > length and each[-1] == end else each for each in tokens]
         ids = torch.tensor([(each + [padding] * longest)[:longest] for each in tokens], device=device)
         mask = torch.tensor([[int(place < len(each)) for place in range(longest)] for each in tokens], device=device)
         states = self.text_encoder(ids, attention_mask=mask).last_hidden_state * mask[..., None]
@@ -338,6 +348,12 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
                 raise ValueError(f"{name} must be one string, got {type(text).__name__}")
             if clean(text) and self.text_encoder is None:
                 raise ValueError(f"this model has no text encoder and takes only an empty {name}, got {text!r}")
+        if not isinstance(self.scheduler, FlowMatchEulerDiscreteScheduler):
+            raise ValueError(
+                f"the scheduler must be a FlowMatchEulerDiscreteScheduler, got {type(self.scheduler).__name__}"
+            )
+        if isinstance(memories, MemoryVideo):
+            raise ValueError("memories must be a list of MemoryVideo, got one of them: put it into a list")
         if unknown := set(callback_tensors) - set(self._callback_tensor_inputs):
             raise ValueError(f"callbacks may ask for {self._callback_tensor_inputs}, got {sorted(unknown)}")
         if source_trajectory is not None and source is None:
@@ -408,6 +424,8 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             raise ValueError(f"the codec takes sizes in multiples of {scale}, got {frames.shape[1]}x{frames.shape[2]}")
 
     def _check_latent(self, name: str, latent: torch.Tensor) -> None:
+        if not isinstance(latent, torch.Tensor):
+            raise ValueError(f"{name} must be a tensor, got {type(latent).__name__}")
         if not latent.is_floating_point() or latent.ndim != 4 or latent.shape[0] != self.codec.channels:
             raise ValueError(
                 f"{name} must be a floating-point latent ({self.codec.channels}, T', H', W'), or frames "

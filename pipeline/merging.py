@@ -77,31 +77,31 @@ class Compressor(nn.Module):
 
     def __init__(self, dim: int, kernel: Sequence[int]) -> None:
         super().__init__()
-        size: tuple[int, int] = (kernel[0], kernel[1])
+        self.kernel = size = (kernel[0], kernel[1])  # not asked of the convolution, which an adapter may have wrapped
         self.conv = nn.Conv2d(dim, dim, kernel_size=size, stride=size)
         self.initialise()
 
     @torch.no_grad()
     def initialise(self) -> None:
-        weight, (rows, columns) = self.conv.weight, self.conv.kernel_size
+        weight, (rows, columns) = self.conv.weight, self.kernel
         weight.copy_(torch.eye(len(weight), device=weight.device)[..., None, None].expand_as(weight) / (rows * columns))
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
 
     def forward(self, tokens: Tokens) -> Tokens:
         """One group of tokens, fewer per frame."""
         [group] = tokens.groups
-        rows, columns = (-(-n // k) for n, k in zip((group.rows, group.columns), self.conv.kernel_size, strict=True))
+        rows, columns = (-(-n // k) for n, k in zip((group.rows, group.columns), self.kernel, strict=True))
 
         def frames(values: torch.Tensor) -> torch.Tensor:
             grid = values.unflatten(1, (group.frames, group.rows, group.columns)).flatten(0, 1).movedim(-1, 1)
-            tall, wide = self.conv.kernel_size
+            tall, wide = self.kernel
             return F.pad(grid, (0, columns * wide - group.columns, 0, rows * tall - group.rows), mode="replicate")
 
         def tokens_of(grid: torch.Tensor) -> torch.Tensor:
             return grid.movedim(1, -1).flatten(1, 2).unflatten(0, (-1, group.frames)).flatten(1, 2)
 
         def mean(values: torch.Tensor) -> torch.Tensor:  # a merged token is at the mean place of what it replaces
-            return tokens_of(F.avg_pool2d(frames(values), self.conv.kernel_size))
+            return tokens_of(F.avg_pool2d(frames(values), self.kernel))
 
         return Tokens(
             tokens_of(self.conv(frames(tokens.states))),

@@ -90,9 +90,6 @@ class Tokenizer(nn.Conv3d):
     """A convolution whose stride is its kernel, as the product of patches and weights that it is: several times
     faster on a CPU than a convolution with so large a kernel."""
 
-    def __init__(self, channels: int, dim: int, kernel: Any) -> None:
-        super().__init__(channels, dim, kernel_size=kernel, stride=kernel)
-
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
         """(B, C, T, H, W) to (B, D, F, h, w)."""
         for axis, size in zip((4, 3, 2), reversed(self.kernel_size), strict=True):
@@ -107,9 +104,12 @@ class Tokenizers(nn.ModuleDict):
     def __init__(self, kernels: Iterable[Sequence[int]], patch: Kernel, channels: int, dim: int) -> None:
         super().__init__()
         for kernel in sorted({tuple(each) for each in kernels}):
-            self[_name(kernel)] = Tokenizer(channels, dim, tuple(k * p for k, p in zip(kernel, patch, strict=True)))
+            size: Any = tuple(k * p for k, p in zip(kernel, patch, strict=True))
+            self[_name(kernel)] = Tokenizer(channels, dim, size, stride=size)
 
     def of(self, kernel: Sequence[int]) -> Any:
+        if _name(kernel) not in self:
+            raise ValueError(f"no tokenizer {_name(kernel)}, this model has {', '.join(self)}")
         return self[_name(kernel)]
 
     @torch.no_grad()

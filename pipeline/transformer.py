@@ -11,6 +11,7 @@ N tokens of the target, M tokens of the conditioning, L text tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -153,6 +154,10 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         )
         for name, choices in CHOICES.items():
             choice(name, self.config[name], choices)
+        if not memory_kernels:
+            raise ValueError("memory_kernels is empty, expected the kernels of memories by rank")
+        if outside := [depth for depth in merge_at if not 0 <= depth < 1]:
+            raise ValueError(f"merge_at has {outside[0]}, expected shares of the depth, at least 0 and below 1")
         dim, heads = num_attention_heads * attention_head_dim, num_attention_heads
         per_block = cameras == "per_block"
         self.blocks = nn.ModuleList(
@@ -273,23 +278,24 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         merge = choice("merge", merge or config.merge, CHOICES["merge"])
         view = (target_poses, target_intrinsics, target_times)
         check(self, ConditioningVideo(hidden_states, *view), source, memories, attention, merge, cache)
+        filled = cache is not None and cache.complete
+        if cache is not None and not filled:
+            cache.clear()
+            cache.target = ConditioningVideo(hidden_states, *view)
+        target_video = ConditioningVideo(hidden_states, *view)
         if config.source == "channels":
-            beside = torch.zeros_like(hidden_states) if source is None else source.latent
-            target_video = ConditioningVideo(torch.cat([hidden_states, beside], dim=1), *view)
+            put = partial(_beside, hidden_states, source)
+            beside = put() if cache is None else cache.once("beside", put)
+            target_video = replace(target_video, latent=torch.cat([hidden_states, beside], dim=1))
             source = None
-        else:
-            target_video = ConditioningVideo(hidden_states, *view)
         if source is not None and config.source_camera == "target":
             source = replace(source, poses=target_poses, intrinsics=target_intrinsics)
-        filled = cache is not None and cache.complete
         if not (source or memories or filled or target_poses is not None or config.positions == "frustum"):
             stock = super().forward(target_video.latent, timestep, encoder_hidden_states, encoder_hidden_states_image)
             output = MemoryTransformerOutput(sample=stock.sample)
             output = output if toward is None else output.toward(*toward)
             return output if return_dict else (output.sample,)
 
-        if cache is not None and not filled:
-            cache.clear()
         place = partial(self._where, target_video, None, 0)
         where = place() if cache is None else cache.once("where", place)
         target = self._tokens(target_video, None, where)
@@ -325,7 +331,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         if conditioning is not None and attention == "joint":
             noisy = len(target)
             if source is not None and config.source_modulation == "target":
-                noisy += conditioning.groups[0].tokens
+                noisy += math.prod(self._grid(source, tuple(config.source_kernel))[1])
             states = run.joint(target, conditioning, noisy)
         else:
             states = run.cached(target, cache, conditioning)
@@ -388,11 +394,13 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         """The tokens of all conditioning; the source's come first. Never merged are those of the source and of what the
         target copies from: they say where in it to look."""
         span = frames // self.config.patch_size[0]
-        whole = [source, *self._copied(source, memories, None)]
+        whole = max(1, self.config.copied_videos)
         return Tokens.join(
             [
-                self._tokens(video, kernel, self._where(video, kernel, offset), video is not source, video not in whole)
-                for video, kernel, offset in self._places(source, memories, span, kernels)
+                self._tokens(video, kernel, self._where(video, kernel, offset), rank > 0, rank >= whole)
+                for rank, (video, kernel, offset) in enumerate(
+                    self._places(source, memories, span, kernels), start=int(source is None)
+                )
             ]
         )
 
@@ -406,8 +414,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
     def _where(self, video: ConditioningVideo, kernel: Kernel | None, offset: int) -> Where:
         """Where the tokens of one video are, and what is added to them for its cameras."""
         config = self.config
-        size = self._embedding(kernel).kernel_size
-        counts = [-(-length // each) for length, each in zip(video.latent.shape[2:], size, strict=True)]
+        size, counts = self._grid(video, kernel)
         added: torch.Tensor | None = None
         cameras: torch.Tensor | None = None
         rays: Any = None
@@ -441,8 +448,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
     ) -> Tokens:
         """Tokens (B, tokens, D) of one video; `kernel` None is the base's own embedding. memory: it is one, not the
         source. merges: whether its frames may be merged."""
-        embedding = self._embedding(kernel)
-        states = embedding(pad_to(video.latent, embedding.kernel_size))
+        embedding = self.patch_embedding if kernel is None else self.tokenizers.of(kernel)
+        states = embedding(pad_to(video.latent, self._grid(video, kernel)[0]))
         frames, rows, columns = states.shape[2:]
         states = states.movedim(1, -1)  # (B, F, h, w, D)
         if self.role_embedding is not None and kernel is not None:
@@ -453,8 +460,11 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             states.flatten(1, 3).contiguous(), where.places, where.cameras, (Group(frames, rows, columns, merges),)
         )
 
-    def _embedding(self, kernel: Kernel | None) -> Any:
-        return self.patch_embedding if kernel is None else self.tokenizers.of(kernel)
+    def _grid(self, video: ConditioningVideo, kernel: Kernel | None) -> tuple[list[int], list[int]]:
+        """What a token of a video covers, and how many there are; both in frames, rows and columns."""
+        # Not asked of the embedding, which an adapter may have wrapped.
+        size = [each * part for each, part in zip(kernel or (1, 1, 1), self.config.patch_size, strict=True)]
+        return size, [-(-length // each) for length, each in zip(video.latent.shape[2:], size, strict=True)]
 
     def _text_keys(self, states: torch.Tensor) -> Iterator[Keys]:
         """Keys and values of a text (B, L, text_dim) in the cross-attention of every block."""
@@ -490,3 +500,10 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         if torch.is_grad_enabled() and self.gradient_checkpointing:
             return self._gradient_checkpointing_func(block, *arguments)
         return block(*arguments)
+
+
+def _beside(target: torch.Tensor, source: ConditioningVideo | None) -> torch.Tensor:
+    """What goes beside the target's channels: the source, once for each target that shares it, or nothing."""
+    if source is None:
+        return torch.zeros_like(target)
+    return source.latent.repeat_interleave(len(target) // len(source.latent), dim=0)

@@ -14,6 +14,7 @@ from actors.renderer import scene_rows
 from actors.training import TrainingSetup
 from jobs.config import SynthesizeConfig
 from jobs.synthesize import filming_of
+from pipeline.bases.base import Base
 from pipeline.bases.recammaster import RECAMMASTER
 from pipeline.memory_pipeline import MemoryV2VPipeline
 from pipeline.mini import seeded
@@ -37,20 +38,21 @@ def render_scenes(folder: Path, trained: int = 8, frames: int = 32, depth: bool 
     return str(folder)
 
 
-def tiny_base(folder: Path) -> str:
-    """A pipeline of the classes and the arrangement of ReCamMaster, at the size of a test. Returns its folder."""
+def tiny_base(folder: Path, base: Base = RECAMMASTER) -> str:
+    """A pipeline of the classes and the arrangement of a base, at the size of a test. Returns its folder."""
+    channels = 8 if base.condition.get("source") == "channels" else 4
     with seeded(0):
         network = {"num_attention_heads": 2, "attention_head_dim": 12, "text_dim": 16, "freq_dim": 32, "ffn_dim": 32,
-                   "num_layers": 2, "in_channels": 4, "out_channels": 4}  # fmt: skip
+                   "num_layers": 2, "in_channels": channels, "out_channels": 4}  # fmt: skip
         vae = {"base_dim": 3, "z_dim": 4, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1}
         text = UMT5Config(vocab_size=384, d_model=16, d_kv=8, d_ff=16, num_heads=2, num_layers=1)
         MemoryV2VPipeline(
-            transformer=MemoryWanTransformer3DModel(**{**RECAMMASTER.network, **network, **RECAMMASTER.condition}),
+            transformer=MemoryWanTransformer3DModel(**{**base.network, **network, **base.condition}),
             vae=AutoencoderKLWan(**vae, latents_mean=[0.0] * 4, latents_std=[1.0] * 4),
             scheduler=FlowMatchEulerDiscreteScheduler(),
             text_encoder=UMT5EncoderModel(text),
             tokenizer=ByT5Tokenizer(),
-            **{**RECAMMASTER.defaults, "segment_frames": 9, "text_length": 32, "num_inference_steps": 2},
+            **{**base.defaults, "segment_frames": 9, "text_length": 32, "num_inference_steps": 2},
         ).save_pretrained(folder)
     return str(folder)
 

@@ -299,6 +299,9 @@ def test_gradients_reach_every_new_parameter_in_every_arrangement(changes, atten
           "target_times": None, "target_intrinsics": None, "memories": [ConditioningVideo(random(rows, 16, 4, 16, 16))
           for rows in (2, 4)]}, r"have \[2, 4\] rows in their batches, expected the same of all"),
         ({"in_channels": 32, "source": "channels"}, {"source": video(1, 2)}, r"expected \(1, 16, 4, 16, 16\), got"),
+        ({}, {"memories": [video(3, size=8)]}, r"memory 0 has \(H, W\) \(8, 8\), expected the target's \(16, 16\)"),
+        ({}, {"memories": [video(3, frames=0)]}, r"memory 0 must be a latent .* got \(1, 16, 0, 16, 16\)"),
+        ({}, {"memory_kernels": [(1, 3, 3)]}, "no tokenizer 1x3x3, this model has 1x1x1, 1x2x2, 1x4x4"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_with_expected_and_got(model, changes, message):
@@ -309,6 +312,10 @@ def test_what_does_not_fit_is_refused_with_expected_and_got(model, changes, mess
 def test_an_unknown_choice_is_refused_when_the_model_is_built():
     with pytest.raises(ValueError, match="positions must be one of grid, frustum, got 'sphere'"):
         MemoryWanTransformer3DModel(**TINY, positions="sphere")
+    with pytest.raises(ValueError, match="merge_at has 1.5, expected shares of the depth"):
+        MemoryWanTransformer3DModel(**TINY, merge_at=(0.5, 1.5))
+    with pytest.raises(ValueError, match="memory_kernels is empty"):
+        MemoryWanTransformer3DModel(**TINY, memory_kernels=())
 
 
 def test_what_does_not_change_between_steps_is_computed_once_and_a_text_that_does_is_seen():
@@ -323,3 +330,57 @@ def test_what_does_not_change_between_steps_is_computed_once_and_a_text_that_doe
     assert torch.allclose(changed, predict(model, **other), atol=1e-5) and not torch.allclose(changed, first, atol=1e-3)
     given["encoder_hidden_states"].neg_()
     assert torch.allclose(predict(model, **given, cache=cache), changed, atol=1e-6)
+
+
+def test_a_source_in_channels_is_kept_with_the_rest_and_shared_by_several_targets():
+    model, cache = model_of(in_channels=32, source="channels"), MemoryCache()
+    given = call(memories=2, batch=2)
+    together = predict(model, **given, cache=cache)
+    assert torch.allclose(predict(model, **given | {"source": None, "memories": ()}, cache=cache), together, atol=1e-6)
+    for row in range(2):
+        own = {name: value[row : row + 1] for name, value in given.items() if isinstance(value, torch.Tensor)}
+        assert torch.allclose(predict(model, **given | own)[0], together[row], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target_poses": poses(4, 0.3)}, "beside a target of other poses: clear"),
+        ({"hidden_states": random(1, 16, 4, 8, 16)}, r"beside a target of \(T, H, W\) \(4, 16, 16\), got \(4, 8, 16\)"),
+    ],
+)
+def test_a_cache_serves_one_target_s_size_and_cameras(changes, message):
+    model, cache = model_of(cameras="plucker", positions="frustum"), MemoryCache()
+    given = call(memories=2)
+    predict(model, **given, cache=cache)
+    equal = {"target_poses": given["target_poses"].clone()}
+    assert predict(model, **given | equal, cache=cache).isfinite().all()
+    with pytest.raises(ValueError, match=message):
+        predict(model, **given | changes, cache=cache)
+    cache.clear()
+    assert torch.equal(predict(model, **given | changes, cache=cache), predict(model, **given | changes))
+
+
+def test_texts_that_change_at_every_step_do_not_pile_up():
+    model, cache, sizes = model_of(), MemoryCache(), []
+    given = call(memories=1)
+    for step in range(8):
+        words = {"encoder_hidden_states": random(1, 5, 32, seed=step)}
+        made = predict(model, **given | words, cache=cache)
+        sizes.append(cache.bytes)
+        assert torch.allclose(made, predict(model, **given | words), atol=1e-5)
+    assert sizes[3] == sizes[7]
+
+
+def test_what_a_video_is_goes_by_its_place_and_not_by_which_object_it_is():
+    model = model_of(roles=True)
+    torch.nn.init.normal_(model.role_embedding)
+    one, given = video(2), call()
+    same = predict(model, **given | {"source": one, "memories": [one] * 4})
+    assert torch.equal(same, predict(model, **given | {"source": one, "memories": [video(2) for _ in range(4)]}))
+
+
+def test_a_cache_keeps_floating_point_numbers_only():
+    for dtype in (torch.int8, "fp8"):
+        with pytest.raises(ValueError, match="floating-point numbers"):
+            MemoryCache(dtype)

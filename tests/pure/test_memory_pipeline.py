@@ -1,7 +1,11 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers.callbacks import PipelineCallback
+from transformers import ByT5Tokenizer
 
 from pipeline.memory_pipeline import MemoryV2VPipeline, MemoryVideo
 from pipeline.mini import TINY_PIPELINE, TINY_TEXT, TINY_TRANSFORMER, build_mini, build_tiny
@@ -211,6 +215,66 @@ def test_callbacks_see_every_step_and_may_replace_the_latents(pipe):
     assert [step for step, _, _ in seen] == [0, 1] and seen[0][1] == 1000
 
 
+def test_callbacks_may_replace_the_words_name_what_they_want_and_end_an_edit(pipe):
+    class Wordless(PipelineCallback):
+        tensor_inputs = ["prompt_embeds", "negative_prompt_embeds"]
+
+        def callback_fn(self, pipeline, step, timestep, given):
+            seen.append(sorted(given))
+            return {name: given[name] * 0 for name in self.which}
+
+    seen: list[list[str]] = []
+    usual, changed = edit(pipe, guidance_scale=2.0), []
+    for which in (["prompt_embeds"], ["negative_prompt_embeds"]):
+        silent = Wordless(cutoff_step_ratio=None, cutoff_step_index=0)
+        silent.which = which
+        changed.append(edit(pipe, guidance_scale=2.0, negative_prompt="blue", callback_on_step_end=silent))
+    assert seen[0] == ["negative_prompt_embeds", "prompt_embeds"]
+    other = edit(pipe, guidance_scale=2.0, negative_prompt="blue")
+    assert len({each.numpy().tobytes() for each in (usual, other, *changed)}) == 4
+    steps = []
+
+    def stop(pipe, step, timestep, given):
+        steps.append(step)
+        pipe._interrupt = step == 1
+        return {}
+
+    edit(pipe, num_inference_steps=5, callback_on_step_end=stop)
+    assert steps == [0, 1]
+
+
+def test_a_memory_is_where_it_was_in_time_and_the_one_before_is_nearer(pipe, wan):
+    seen = {}
+
+    def see(transformer, args, given):
+        seen.update(given)
+
+    handle = pipe.transformer.register_forward_pre_hook(see, with_kwargs=True)
+    edit(pipe, frame_rate=8.0)
+    handle.remove()
+    assert seen["memories"][0].times[0].tolist() == [(number - 16) / 8 for number in range(16)]
+    latent = wan.encode(frames(1, 9))
+    usual, preceding = (
+        wan(source=None, num_frames=9, height=32, width=32, memories=[MemoryVideo(latent, preceding=near)],
+            generator=noise()).latents
+        for near in (False, True)
+    )  # fmt: skip
+    assert not torch.equal(usual, preceding)
+
+
+def test_a_prompt_that_is_too_long_keeps_the_mark_of_its_end(wan, monkeypatch):
+    class Words(torch.nn.Module):
+        device, dtype = torch.device("cpu"), torch.float32
+
+        def forward(self, ids, attention_mask):
+            return SimpleNamespace(last_hidden_state=ids[..., None].float().expand(-1, -1, 32))
+
+    monkeypatch.setitem(wan.__dict__, "text_encoder", Words())
+    monkeypatch.setitem(wan.__dict__, "tokenizer", ByT5Tokenizer())
+    states = wan.encode_prompt("a longer prompt than eight")
+    assert states.shape == (1, 8, 32) and states[0, -1, 0] == 1 and states[0, 0, 0] != 1
+
+
 def test_saving_and_loading_changes_no_bit(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
     again = quiet(MemoryV2VPipeline.from_pretrained(tmp_path))
@@ -275,6 +339,8 @@ def test_a_wan_latent_frame_gets_the_camera_of_every_fourth_frame(wan):
         ({"memories": [MemoryVideo(torch.zeros(3, 16, 32, 32).int(), PAN)]}, "got .* torch.int32"),
         ({"num_inference_steps": 0}, "at least 1, got 0"),
         ({"shift": 0.0}, "positive, got 0.0"),
+        ({"memories": MemoryVideo(torch.zeros(3, 16, 32, 32), PAN)}, "a list of MemoryVideo, got one of them"),
+        ({"memories": [MemoryVideo(np.zeros((3, 16, 32, 32)), PAN)]}, "memory 0 must be a tensor, got ndarray"),
         ({"prompt": ["red"]}, "one string, got list"),
         ({"output_type": "pil"}, "'latent' or 'np', got 'pil'"),
         ({"callback_on_step_end_tensor_inputs": ["noise"]}, r"got \['noise'\]"),
@@ -283,6 +349,12 @@ def test_a_wan_latent_frame_gets_the_camera_of_every_fourth_frame(wan):
 def test_what_does_not_fit_is_refused_with_expected_and_got(pipe, changes, message):
     with pytest.raises(ValueError, match=message):
         edit(pipe, **changes)
+
+
+def test_another_kind_of_scheduler_is_refused_by_name(wan, monkeypatch):
+    monkeypatch.setattr(wan, "scheduler", UniPCMultistepScheduler())
+    with pytest.raises(ValueError, match="FlowMatchEulerDiscreteScheduler, got UniPCMultistepScheduler"):
+        wan(source=frames(0, 9))
 
 
 def test_a_prompt_without_a_text_encoder_is_refused(wan):

@@ -179,3 +179,23 @@ def test_a_frame_rate_of_nothing_is_refused(pipe):
 def test_an_edit_in_frames_equals_the_edit_of_their_latent(pipe):
     frames = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
     assert torch.equal(edit(pipe, source=frames).latents, edit(pipe, source=pipe.encode(frames)).latents)
+
+
+@pytest.mark.parametrize("layer", ["patch_embedding", "compressor.conv", "tokenizers.1x1x1", "copying.proj"])
+def test_an_adapter_may_sit_on_every_layer_that_has_weights(layer):
+    pytest.importorskip("peft")
+    from peft import LoraConfig
+
+    adapted = build()
+    before = edit(adapted, memories=6)
+    adapted.transformer.add_adapter(LoraConfig(r=2, target_modules=[layer], init_lora_weights=False))
+    assert not torch.equal(edit(adapted, memories=6).latents, before.latents)
+    adapted.transformer.disable_adapters()
+    assert torch.equal(edit(adapted, memories=6).latents, before.latents)
+
+
+def test_every_module_is_called_where_it_was_offloaded():
+    accelerate = pytest.importorskip("accelerate")
+    usual, away = build(), build()
+    accelerate.cpu_offload(away.transformer, execution_device="cpu")
+    assert torch.equal(edit(usual).latents, edit(away).latents)

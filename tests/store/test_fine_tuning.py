@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from actors.training import CHECKPOINTS, MODEL, train
 from actors.training_data import Encoded
+from pipeline.bases.lucy_edit import LUCY_EDIT
 from pipeline.memory_pipeline import MemoryV2VPipeline
 from pipeline.training.tuning import ADAPTED, add_lora, takes_part
 from storage.checkpoints import Checkpoints
@@ -64,6 +65,14 @@ def test_a_base_is_tuned_where_the_paper_tunes_it_and_nowhere_else(fine, base):
     pipe = MemoryV2VPipeline.from_pretrained(f"{asked.out}/{MODEL}")
     assert pipe.config.trained_steps == 20_006  # those of the base, and ours
     assert list(validated(asked.out)) == [0, 6] and list((Path(asked.out) / "sheets").iterdir())
+
+
+def test_targets_share_an_encoding_beside_a_source_in_channels(fine, tmp_path):
+    base = tiny_base(tmp_path / "lucy", LUCY_EDIT)
+    for targets in (1, 2):
+        asked = replace(fine(f"out{targets}", also={"targets": targets}), model=base, attention="cached")
+        train(asked)
+        assert Checkpoints(Path(asked.out) / CHECKPOINTS).steps()[-1] == 4
 
 
 def test_adapters_are_trained_alone_resumed_and_loaded_as_diffusers_does(fine, base):
