@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -66,6 +68,9 @@ def connect() -> None:
             # Ray forks only to start its own programs at once; the copy of Lance that warns never runs.
             warnings.filterwarnings("ignore", message="lance is not fork-safe")
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
+    # Schedulers of clusters end a job with it: that is to end as Ctrl-C does, where Ray would leave without a word.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def nodes() -> list[dict[str, float]]:

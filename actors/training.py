@@ -128,6 +128,8 @@ def train(
         return collate(corpus.draw(random, tokenizers=kernels, common=common), encode, every, depths=depths)
 
     held_out: list[Batch] = []
+    if not unseen and log is not None:
+        log.write({"step": trainer.step, "no_validation": "no clip is in the validation split: make more scenes"})
     if unseen and (rank == 0 or spread):
         try:
             corpus_unseen = Corpus(unseen, setup.frames, validation_recipe(setup.recipe))
@@ -171,9 +173,9 @@ def train(
         if rank and not spread:
             continue
         began = time.monotonic()
-        if log is not None:
-            log.step(trainer.step, len(batch.clean), figures)
         last = trainer.step == setup.recipe.steps
+        if log is not None:
+            log.step(trainer.step, len(batch.clean), figures, last)
         if held_out and (trainer.step % setup.validate_every == 0 or last):
             measure()
         if held_out and (trainer.step % setup.sheet_every == 0 or last):

@@ -73,7 +73,7 @@ def edit(job: EditJob) -> int:
     library_url = library_of(job, out)
     library = _open_library(library_url, job.config, model, create=not job.dry_run)
     if job.fresh and not job.dry_run and library is not None:
-        erase(plan, library, out, job.config)
+        erase(plan, library, out)
     committed = {chain.name: library.committed(chain.fingerprint) if library else set() for chain in plan.chains}
     _describe(plan, committed, library, job.config, model)
     if job.dry_run or library is None:
@@ -155,15 +155,14 @@ def compare_video(chain: Chain, videos: Sequence[TurnVideo], out: str) -> Compar
     return CompareVideo(f"{out}/{chain.name}/compare.mp4", chain.found, tuple(videos), labels)
 
 
-def erase(plan: Plan, library: Library, out: str, config: EditConfig) -> None:
+def erase(plan: Plan, library: Library, out: str) -> None:
     """Forget the plan's sources and what was published of them (`--fresh`)."""
     library.erase([chain.fingerprint for chain in plan.chains])
     for chain in plan.chains:
-        videos = turn_videos(chain, out, config)
-        for video in [*videos, compare_video(chain, videos, out)]:
-            filesystem, path = fsspec.core.url_to_fs(video.url)
-            if filesystem.exists(path):
-                filesystem.rm(path)
+        # Of other plans too, whose memories are gone with these.
+        filesystem, folder = fsspec.core.url_to_fs(f"{out}/{chain.name}")
+        for path in [*filesystem.glob(f"{folder}/turn-*.mp4"), *filesystem.glob(f"{folder}/compare.mp4")]:
+            filesystem.rm(path)
 
 
 def _notes(plan: Plan, outcome: Outcome) -> list[Note]:

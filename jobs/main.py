@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
         help="preset, trajectory file, prompt, or a YAML mapping of them",
     )
     edit.add_argument(
-        "--plan", metavar="FILE.yaml", help=f"a YAML file with {', '.join(PLAN_KEYS)}; the command line adds to it"
+        "--plan", metavar="FILE.yaml", help=f"a YAML file with {', '.join(PLAN_KEYS)}; the command line wins"
     )
     edit.add_argument("--out", metavar="DIR", help="where the videos and the tables go")
     edit.add_argument("--library", metavar="URL", help="folder of the memory libraries (default: DIR/library)")

@@ -42,12 +42,11 @@ def segments(frames: int, length: int, overlap: int, cuts: Sequence[int] = ()) -
     if not 0 <= overlap < length:
         raise ValueError(f"overlap is {overlap}: it must be at least 0 and less than the segment length {length}")
     edges = [0, *(int(cut) for cut in cuts), frames]
-    for before, cut in zip(edges, edges[1:], strict=False):
+    for before, cut in zip(edges, edges[1:-1], strict=False):
+        if not 0 < cut < frames:
+            raise ValueError(f"shot boundary {cut} in a source of {frames} frames: cuts lie between 1 and {frames - 1}")
         if cut <= before:
-            raise ValueError(
-                f"shot boundary {cut} follows {before} in a source of {frames} frames: cuts must increase and "
-                f"lie between 1 and {frames - 1}"
-            )
+            raise ValueError(f"shot boundary {cut} follows {before}: cuts must increase")
     found: list[Segment] = []
     for shot, (first, end) in enumerate(zip(edges, edges[1:], strict=False)):
         start, keep = first, first

@@ -50,7 +50,8 @@ def expand(inputs: Sequence[str]) -> tuple[list[SourceEntry], list[Problem]]:
     """The sources that `inputs` name, in their order, and what could not be expanded.
 
     A file is taken whatever its name; a folder gives the videos in it (by extension, sorted, not below); a pattern what
-    it matches, sorted. Whether a file really is a video is for storage.video.probe to say."""
+    it matches, sorted (`**` any depth of folders). Whether a file really is a video is for storage.video.probe to
+    say."""
     entries: list[SourceEntry] = []
     problems: list[Problem] = []
     for name in inputs:
@@ -71,7 +72,7 @@ def expand(inputs: Sequence[str]) -> tuple[list[SourceEntry], list[Problem]]:
 def _expanded(name: str) -> Iterator[SourceEntry | Problem]:
     path = local_path(name)
     if _is_pattern(name, path):
-        matches = sorted(glob.glob(path)) if path is not None else _remote_glob(name)
+        matches = sorted(glob.glob(path, recursive=True)) if path is not None else _remote_glob(name)
         if not matches:
             yield name, "the pattern matches nothing; check it, and quote it for the shell"
         for match in matches:

@@ -95,6 +95,14 @@ def _pipeline_class(folder: Path) -> str | None:
 
 def _checkpoint(folder: Path) -> Path | None:
     """The one checkpoint of a folder, or of its `checkpoints`, where ReCamMaster's instructions put it."""
+    if (folder / "model" / "model_index.json").is_file():
+        model = folder / "model"
+        raise BaseError(f"{folder} holds a training, whose model is in a folder of its own: name {model}")
+    if (folder / "pytorch_lora_weights.safetensors").is_file():
+        raise BaseError(
+            f"{folder} holds adapters alone: load them into the model that they were trained on (load_lora_weights), "
+            "fuse_lora(), unload_lora_weights() and save_pretrained() a folder, and name that"
+        )
     for place in (folder, folder / "checkpoints"):
         files = sorted(file for file in place.glob("*") if file.suffix in SUFFIXES and file.is_file())
         if len(files) > 1:

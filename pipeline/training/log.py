@@ -28,13 +28,13 @@ class Log:
             kept = [line for line in lines if line.endswith("\n") and json.loads(line).get("step", 0) <= step]
             path.write_text("".join(kept))
 
-    def step(self, step: int, targets: int, figures: dict[str, float]) -> None:
-        """Figures of one step, of which means are written now and then."""
+    def step(self, step: int, targets: int, figures: dict[str, float], last: bool = False) -> None:
+        """Figures of one step, of which means are written now and then, and after the last."""
         for name, value in figures.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.count += 1
         self.targets += targets
-        if self.count == EVERY:
+        if self.count == EVERY or last:
             seconds = time.monotonic() - self.began
             means = {name: value / self.count for name, value in self.sums.items()}
             rates = {"targets_per_s": self.targets / seconds, "seconds_per_step": seconds / self.count}

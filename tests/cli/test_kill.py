@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lance
@@ -32,22 +34,30 @@ def committed(out: Path) -> int:
         return 0
 
 
-def test_a_run_killed_in_the_middle_goes_on_and_gives_the_bytes_of_an_undisturbed_one(words, tmp_path, capfd) -> None:
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
+@contextmanager
+def running(words: list[str], out: Path, count: int) -> Iterator[subprocess.Popen[bytes]]:
+    """The command, once so many edits are committed; with all of its processes it is killed at the end."""
     # A Ray of its own: the tests' cluster must survive. In its own process group, as from a shell.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    command = [sys.executable, "-m", "jobs.main", *words, "--out", str(killed), "--workers", "1", "steps=6"]
+    command = [sys.executable, "-m", "jobs.main", *words, "--out", str(out), "--workers", "1", "steps=6"]
     process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE)
     try:
         deadline = time.monotonic() + 120
-        while committed(killed) < 3:
+        while committed(out) < count:
             assert process.poll() is None, process.stderr and process.stderr.read().decode()
             assert time.monotonic() < deadline, "no edit was committed in two minutes"
             time.sleep(0.02)
+        yield process
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def test_a_run_killed_in_the_middle_goes_on_and_gives_the_bytes_of_an_undisturbed_one(words, tmp_path, capfd) -> None:
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    with running(words, killed, 3):
+        pass
     there = committed(killed)
     assert 3 <= there < 18, "the run was killed before or after the middle"
     assert main([*words, "--out", str(killed), "steps=6"]) == 0
@@ -57,6 +67,14 @@ def test_a_run_killed_in_the_middle_goes_on_and_gives_the_bytes_of_an_undisturbe
     assert files(killed) and {Path(k).name: v for k, v in files(killed).items()} == {
         Path(k).name: v for k, v in files(whole).items()
     }
+
+
+def test_what_a_clusters_scheduler_ends_says_so_and_where_to_go_on(words, tmp_path) -> None:
+    with running(words, tmp_path / "out", 1) as process:
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "stopped: interrupted" in said.decode() and "the same command goes on from there" in said.decode()
 
 
 def test_a_full_disk_stops_the_run_in_one_line_and_room_lets_it_go_on(words, tmp_path, capfd) -> None:

@@ -373,6 +373,13 @@ def test_a_folder_is_recognised_by_what_its_checkpoint_holds(tmp_path):
     torch.save(weights, tmp_path / "b.pt")
     with pytest.raises(BaseError, match="several checkpoints .a.ckpt, b.pt."):
         recognise(tmp_path)
+    (tmp_path / "pytorch_lora_weights.safetensors").touch()
+    with pytest.raises(BaseError, match="holds adapters alone: load them .*fuse_lora"):
+        recognise(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model_index.json").touch()
+    with pytest.raises(BaseError, match="holds a training, .* name .*model$"):
+        recognise(tmp_path)
 
 
 def test_a_vae_of_another_model_is_refused(components, tmp_path):

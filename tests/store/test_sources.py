@@ -39,6 +39,9 @@ def test_files_folders_and_patterns_in_the_order_given(folder):
     assert urls(folder / "c.webm", folder / "*.mp4", folder / "*" / "*.mp4") == [
         str(folder / name) for name in ("c.webm", "b.mp4", "sub/d.mp4")
     ]
+    (folder / "sub" / "deep").mkdir()
+    (folder / "sub" / "deep" / "e.mp4").touch()
+    assert urls(folder / "**" / "*.mp4") == [str(folder / name) for name in ("b.mp4", "sub/d.mp4", "sub/deep/e.mp4")]
     assert urls(f"file://{folder}/b.mp4") == [f"file://{folder}/b.mp4"]
 
 

@@ -160,6 +160,15 @@ def test_a_step_that_diverges_changes_nothing(short, monkeypatch):
     assert equal(kept[0].state_dict(), newest(asked)[1])
 
 
+def test_a_data_set_without_validation_says_so_and_the_last_steps_are_logged(short, monkeypatch, capfd):
+    whole = ClipDataset.clips
+    monkeypatch.setattr(ClipDataset, "clips", lambda data, split: whole(data, split) if split == "train" else [])
+    asked = short(recipe={"steps": 3})
+    train(asked, report=TrainingProgress(3))
+    assert "no_validation no clip is in the validation split" in capfd.readouterr().err
+    assert [line["step"] for line in logged(asked.out) if "loss" in line] == [3]
+
+
 def test_a_validation_split_that_serves_no_task_is_left_out(short, monkeypatch, capfd):
     whole = ClipDataset.clips
     monkeypatch.setattr(ClipDataset, "clips", lambda data, split: whole(data, split)[: 1 if split != "train" else None])
