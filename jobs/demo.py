@@ -24,17 +24,17 @@ def render(path: Path) -> None:
     id = hashlib.sha256(f"room {FRAMES} {HEIGHT}x{WIDTH} at {RATE}".encode()).hexdigest()
     if video_id_of(str(path)) == id:
         return
-    import torch
-
     from pipeline.scenes import render_clip
 
     print(f"rendering {path}", file=sys.stderr, flush=True)
-    torch.set_num_threads(1)  # on a busy machine several wait for one another, ten times as long
     info = VideoInfo(str(path), FRAMES, HEIGHT, WIDTH, Fraction(RATE), Fraction(1, RATE), None, False, 0)
     write_video(str(path), render_clip(FRAMES, HEIGHT, WIDTH), source=info, video_id=id)
 
 
 def main(folder: str) -> int:
+    import torch
+
+    torch.set_num_threads(1)  # on a busy machine several wait for one another, ten times as long
     began = time.monotonic()
     clip, out = Path(folder) / "room.mp4", Path(folder) / "out"
     render(clip)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from typing import Any
 
 import pytest
 
@@ -46,6 +47,14 @@ def test_every_command_of_the_documents_dry_runs(
     else:
         assert program == "memory-v2v", f"{document}: {command} is neither make nor memory-v2v"
         assert main([*words, "--dry-run"]) == 0, capfd.readouterr().err
+
+
+def test_the_readmes_python_runs(demonstrated, monkeypatch) -> None:
+    monkeypatch.chdir(demonstrated)
+    made: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL):
+        exec(block, made)
+    assert made["pictures"].shape == (16, 48, 64, 3)
 
 
 def test_every_file_that_the_documents_link_to_is_there() -> None:
