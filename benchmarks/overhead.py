@@ -76,9 +76,9 @@ def job_seconds(chain: Chain, model: Model, config: EditConfig, out: str) -> flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one turn and one round instead of three")
+    parser.add_argument("--quick", action="store_true", help="one turn and one round instead of three and nine")
     quick = parser.parse_args().quick
-    rounds, turns = (1, ["pan_right"]) if quick else (3, ["pan_right", "arc_left", "zoom_out"])
+    rounds, turns = (1, ["pan_right"]) if quick else (9, ["pan_right", "arc_left", "zoom_out"])
     connect()
     config, model = EditConfig(workers=1), resolve("mini")
     ratios = []
