@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import posixpath
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -33,6 +35,7 @@ from storage.location import absolute
 from storage.publish import video_id_of
 
 DONE, FAILED, USAGE = 0, 1, 2
+PUBLISHED = re.compile(r"turn-\d+-.*\.mp4|compare\.mp4")  # names of the files in a source's folder
 
 
 class UsageError(ValueError):
@@ -159,10 +162,11 @@ def erase(plan: Plan, library: Library, out: str) -> None:
     """Forget the plan's sources and what was published of them (`--fresh`)."""
     library.erase([chain.fingerprint for chain in plan.chains])
     for chain in plan.chains:
-        # Of other plans too, whose memories are gone with these.
+        # Of other plans too, whose memories are gone with these. Listed and not matched: `out` may hold brackets.
         filesystem, folder = fsspec.core.url_to_fs(f"{out}/{chain.name}")
-        for path in [*filesystem.glob(f"{folder}/turn-*.mp4"), *filesystem.glob(f"{folder}/compare.mp4")]:
-            filesystem.rm(path)
+        for path in filesystem.ls(folder, detail=False) if filesystem.isdir(folder) else ():
+            if PUBLISHED.fullmatch(posixpath.basename(path)):
+                filesystem.rm(path)
 
 
 def _notes(plan: Plan, outcome: Outcome) -> list[Note]:

@@ -166,9 +166,9 @@ def test_one_two_and_four_workers_and_a_fresh_start_make_the_same_latents_and_vi
         write_clip(folder / f"{number}.mp4", moving_frames(frames, 48, 64, seed=number), rate=24)
     made = []
     for out, words in (
-        ("one", ["--workers", "1"]),
+        ("one [1]", ["--workers", "1"]),
         ("two", ["--workers", "2"]),
-        ("one", ["--workers", "4", "--fresh"]),
+        ("one [1]", ["--workers", "4", "--fresh"]),
     ):
         for old in (tmp_path / out).glob("0-*/compare.mp4"):  # of a plan that had another second turn
             old.with_name("turn-02-tilt_up.mp4").touch()
