@@ -40,7 +40,8 @@ def main(folder: str) -> int:
     render(clip)
     code = memory_v2v(["edit", str(clip), *(word for turn in TURNS for word in ("--turn", turn)), "--out", str(out)])
     if code == 0:
-        [compare] = out.glob("room-*/compare.mp4")
+        # An older release's folder, of another name, may lie beside this one's.
+        compare = max(out.glob("room-*/compare.mp4"), key=lambda file: file.stat().st_mtime_ns)
         print(f"\nin {time.monotonic() - began:.0f} s. Look at")
         print(f"  {compare}  (source and turns side by side, the memories used below)")
         print(f"  {compare.parent}  (one video per turn)")
