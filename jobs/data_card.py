@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow.compute as pc
 from PIL import Image, ImageDraw
 
+from pipeline.splits import SPLITS, family_of
 from storage.atomic import published
-from storage.clip_row import family_of
-from storage.clips import SPLITS, ClipDataset
+from storage.clips import ClipDataset
 
 CARD, SHEET = "README.md", "preview.png"
 SHEET_SCENES = 8  # rows of the sheet

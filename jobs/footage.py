@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from actors.footage import PieceTask
 from jobs.config import SynthesizeConfig
 from pipeline.cuts import THUMBNAIL, find_cuts
+from pipeline.splits import PIECES, real_scene
 from pipeline.virtual_cameras import least_width
-from storage.clip_row import PIECES, real_scene
 from storage.fingerprint import file_digest
 from storage.location import absolute
 from storage.sources import expand

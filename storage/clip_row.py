@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.clip import REAL
+from pipeline.splits import split_of
 from pipeline.trajectory import Trajectory
 from storage.errors import StorageError
 
@@ -22,10 +22,6 @@ CHANNELS: dict[str, np.dtype[Any]] = {"depth": np.dtype("<f4"), "objects": np.dt
 # Every clip goes into its commit's pack file, however large it is: a reader holds one open file per commit, and with a
 # file per clip (Lance's way above 4 MB) it would run out of them.
 PACKED = 1 << 40
-
-# Scenes of real footage: REAL, then 42 bits of the video's content and 20 bits of its piece.
-PIECES = 20
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,34 +59,6 @@ class ClipRow:
     def nbytes(self) -> int:
         """Bytes of all its blobs."""
         return sum(array.nbytes for array in (self.video, self.depth, self.objects) if array is not None)
-
-
-def real_scene(fingerprint: str, piece: int) -> int:
-    """The scene number of one piece of a real video, from the video's content hash (hex, sha256).
-
-    All pieces of a video share `family_of` and with it their split: they show the same things."""
-    if not 0 <= piece < 1 << PIECES:
-        raise ValueError(f"piece {piece} of a video, expected 0 to {(1 << PIECES) - 1}")
-    content = int(fingerprint[:16], 16) % (1 << (62 - PIECES))
-    return REAL | content << PIECES | piece
-
-
-def family_of(scene: int) -> int:
-    """What must not be in two splits: the scene, and of real footage the video that it is a piece of."""
-    return scene >> PIECES << PIECES if scene & REAL else scene
-
-
-def split_of(scene: int) -> str:
-    """The split of a scene: "train" (90 %), "validation" (5 %) or "test" (5 %), by its number alone.
-
-    Each twenty scenes (0 to 19, 20 to 39, ...) have one for validation and one for the test, at places drawn by hash:
-    so that a small data set has all three."""
-    family = family_of(scene)
-    twenty, place = divmod(family >> PIECES if family & REAL else family, 20)
-    digest = hashlib.sha256(f"split-1/{twenty}".encode()).digest()
-    validation = int.from_bytes(digest[:8], "big") % 20
-    test = (validation + 1 + int.from_bytes(digest[8:16], "big") % 19) % 20
-    return "validation" if place == validation else "test" if place == test else "train"
 
 
 def schema(channels: Sequence[str], metadata: dict[str, str]) -> pa.Schema:

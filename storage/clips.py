@@ -26,8 +26,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.clip import Clip
+from pipeline.splits import SPLITS, family_of
 from pipeline.trajectory import Trajectory, TrajectoryError
-from storage.clip_row import CHANNELS, SPLITS, ClipRow, check, family_of, schema, split_of, table
+from storage.clip_row import CHANNELS, ClipRow, check, schema, table
 from storage.errors import StorageError
 from storage.lance_rows import KEEP, fault, insert, line, metadata_of, opened
 from storage.memory import numbers
@@ -43,7 +44,7 @@ CLEANED = 100  # versions between two looks for old ones
 
 log = logging.getLogger(__name__)
 
-__all__ = ["CHANNELS", "CLIPS_VERSION", "NAME", "SPLITS", "ClipDataset", "ClipRow", "split_of"]
+__all__ = ["CHANNELS", "CLIPS_VERSION", "NAME", "ClipDataset", "ClipRow"]
 
 
 class ClipDataset:

@@ -18,9 +18,9 @@ from pipeline.bases.base import Base
 from pipeline.bases.recammaster import RECAMMASTER
 from pipeline.memory_pipeline import MemoryV2VPipeline
 from pipeline.mini import seeded
+from pipeline.splits import scenes_of
 from pipeline.training.recipe import Recipe
 from pipeline.transformer import MemoryWanTransformer3DModel
-from storage.clip_row import split_of
 from storage.clips import NAME, ClipDataset
 
 RENDERED = SynthesizeConfig(
@@ -33,7 +33,7 @@ def render_scenes(folder: Path, trained: int = 8, frames: int = 32, depth: bool 
     data = ClipDataset.create(str(folder / NAME), {"generator": "test"}, ["depth"] if depth else [])
     filming = filming_of(replace(RENDERED, frames=frames, depth=depth))
     for split, count in (("train", trained), ("validation", 1)):
-        for seed in [seed for seed in range(40) if split_of(seed) == split][:count]:
+        for seed in scenes_of(split, 0, count):
             data.append(scene_rows(seed, filming))
     return str(folder)
 

@@ -27,6 +27,7 @@ from pipeline.clip import Clip
 from pipeline.memory_pipeline import MemoryV2VPipeline
 from pipeline.mini import SIZES, build_mini
 from pipeline.scenes import Filming
+from pipeline.splits import scenes_of
 
 from .log import Log
 from .network import Network, memory_kernels
@@ -68,7 +69,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML, as of `memory-v2v train`")
     parser.add_argument("--scenes", type=int, default=4000)
-    parser.add_argument("--first", type=int, default=0, metavar="N", help="number of the first of them")
+    parser.add_argument(
+        "--first",
+        type=int,
+        default=0,
+        metavar="N",
+        help="seed of the first of them; those of the other splits are left out",
+    )
     parser.add_argument("--edits", type=int, default=8, help="of each scene")
     parser.add_argument("--frames", type=int, default=48, help="of each clip")
     parser.add_argument("--renderers", type=int, default=max(1, (os.cpu_count() or 2) - 2), help="processes")
@@ -138,6 +145,8 @@ def run(given: argparse.Namespace, setup: Setup, recipe: Recipe) -> None:
         if trainer.step >= recipe.steps and given.minutes == math.inf:
             print(f"nothing to do: {trainer.step} steps are taken already; for more of them set steps", file=sys.stderr)
             return
+    if given.minutes < math.inf:  # until it is known how many there is time for, however many are taken already
+        trainer.recipe = dataclasses.replace(recipe, steps=max(recipe.steps, trainer.step + 2 * REPLANNED))
     log = Log(journal, trainer.step)
 
     def save() -> None:
@@ -167,7 +176,8 @@ def run(given: argparse.Namespace, setup: Setup, recipe: Recipe) -> None:
             log.write({"step": trainer.step, "rendered": scenes})
 
     held_out = _validation(stage, pool, setup.validation_batches) if setup.validation_batches else []
-    numbers = range(given.first, given.first + given.scenes)
+    # A data set made of the same seeds keeps some for validation and test: nobody trains on those here either.
+    numbers = scenes_of("train", given.first, given.scenes)
     source = rendered_batches(stage, numbers, given.renderers, trainer.step, pool, given.footage, rendered)
     with contextlib.closing(source) as batches:
         saved, start, clock = time.monotonic(), trainer.step, 0.0

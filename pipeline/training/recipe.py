@@ -74,6 +74,8 @@ class Recipe:
                 raise ValueError(f"{each.name} must lie in 0..1, got {value}")
         if self.optimizer not in ("muon", "adamw"):
             raise ValueError(f"optimizer must be muon or adamw, got {self.optimizer!r}")
+        if not self.clip:
+            raise ValueError("clip must be more than 0, which would leave nothing of the gradient; 1e9 clips nothing")
         for name in ("steps", "batch", "targets", "memories"):  # without memories: memory_dropout=1
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from pipeline.memory_pipeline import MemoryV2VPipeline
+from pipeline.splits import split_of
 from pipeline.training import alone
+from pipeline.training.rendered import Stage
 
 TINY = ["--scenes", "2", "--edits", "1", "--frames", "16", "--renderers", "1"]
 # decay=0: rates that do not depend on the number of steps.
@@ -74,6 +79,32 @@ def test_it_trains_validates_writes_a_model_and_goes_on_where_it_was(
     assert "nothing to do: 5 steps are taken already" in capsys.readouterr().err
 
 
+def test_a_training_by_the_clock_goes_on_past_the_steps_of_its_file(
+    tmp_path: Path, here: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here("--out", str(tmp_path), *TINY, *SHORT, "steps=3", "validation_batches=0")
+    monkeypatch.setattr(alone, "time", SimpleNamespace(monotonic=map(float, count()).__next__))  # a second a look
+    monkeypatch.setattr(alone, "REPLANNED", 2)
+    here("--out", str(tmp_path), *TINY, *SHORT, "steps=3", "validation_batches=0", "--minutes", "0.5")
+    assert trained(tmp_path) > 6, "it has half a minute, not three steps"
+    planned = [line["steps"] for line in logged(tmp_path) if "steps" in line]
+    assert len(planned) > 1 and all(steps > 3 for steps in planned)
+
+
+def test_scenes_of_other_splits_are_left_out(
+    tmp_path: Path, here: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = list[int]()
+
+    def rendered_batches(stage: Stage, scenes: Sequence[int], *_: Any) -> Iterator[Any]:
+        made.extend(scenes)
+        return (each for each in ())
+
+    monkeypatch.setattr(alone, "rendered_batches", rendered_batches)
+    here("--out", str(tmp_path), "--scenes", "30", *SHORT, "validation_batches=0")
+    assert len(made) == 30 and {split_of(scene) for scene in made} == {"train"}
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
@@ -84,6 +115,7 @@ def test_it_trains_validates_writes_a_model_and_goes_on_where_it_was(
         ("precision=half", "precision is 'half', expected one of ('float32', 'bfloat16')"),
         ("--renderers=0", "--scenes 2 --renderers 0, expected at least 1 of each"),
         ("--first=-1", "--first -1, expected the number of a scene, 0 or more"),
+        ("clip=0", "clip must be more than 0"),
         ("optimizer=sgd", "optimizer must be muon or adamw, got 'sgd'"),
     ],
 )

@@ -11,9 +11,9 @@ import pytest
 
 from jobs.config import SynthesizeConfig, bits_of
 from pipeline.mini import build_tiny
+from pipeline.splits import split_of
 from pipeline.training.recipe import Recipe
 from pipeline.training.samples import Corpus
-from storage.clip_row import split_of
 from storage.clips import ClipDataset
 from tests.cli.test_synthesize import content, run
 from tests.clips import clip_row

@@ -18,7 +18,7 @@ from jobs.config import load_synthesize_config
 from jobs.footage import look_at
 from jobs.main import main
 from jobs.synthesize import filming_of
-from storage.clip_row import REAL
+from pipeline.clip import REAL
 from storage.clips import ClipDataset
 from storage.errors import VideoError
 from tests.generated import moving_frames, small_disk, write_clip

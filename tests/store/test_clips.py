@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from storage.clip_row import family_of, real_scene
-from storage.clips import CLEANED, ClipDataset, StorageError, split_of
+from pipeline.splits import family_of, real_scene, scenes_of, split_of
+from storage.clips import CLEANED, ClipDataset, StorageError
 from tests.clips import SIZE, clip_row
 
 
 def scene_of(split: str, nth: int = 0) -> int:
-    return [scene for scene in range(1000) if split_of(scene) == split][nth]
+    return scenes_of(split, 0, nth + 1)[nth]
 
 
 @pytest.fixture
@@ -171,6 +171,8 @@ def test_clips_are_split_by_their_scene_alone(data: ClipDataset) -> None:
     for first in range(0, 2000, 20):
         splits = [split_of(scene) for scene in range(first, first + 20)]
         assert (splits.count("validation"), splits.count("test")) == (1, 1)
+    known = [scene for scene in range(100, 200) if split_of(scene) == "train"]
+    assert scenes_of("train", 100, len(known)) == known and len(known) == 90
 
 
 def test_all_pieces_of_a_real_video_are_in_one_split() -> None:

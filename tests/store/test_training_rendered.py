@@ -16,12 +16,13 @@ import torch
 from jobs.pieces import write_pieces
 from pipeline.clip import REAL, Clip
 from pipeline.scenes import Filming, filmed, takes
+from pipeline.splits import real_scene, split_of
 from pipeline.training.batch import Batch, collate
 from pipeline.training.recipe import Recipe
 from pipeline.training.rendered import Pool, Stage, footage_clips, rendered_batches
 from pipeline.training.samples import Corpus, Window
 from pipeline.trajectory import default_intrinsics, preset
-from storage.clip_row import ClipRow, real_scene, split_of
+from storage.clip_row import ClipRow
 from storage.clips import ClipDataset
 
 MEAN, STD = 0.45, 0.27
