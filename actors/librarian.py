@@ -41,7 +41,6 @@ class Librarian:
         model: str,
         sphere: Sphere,
         descriptor_dim: int,
-        storage_options: dict[str, str] | None = None,
         create: bool = False,
         compact_every: int = 100,
     ) -> None:
@@ -50,7 +49,6 @@ class Librarian:
             "model": model,
             "sphere": sphere,
             "descriptor_dim": descriptor_dim,
-            "storage_options": storage_options,
             "create": create,
         }
         self._compact_every = compact_every

@@ -54,7 +54,7 @@ def train_on_ray(
     try:
         trainer.fit()
     except Exception as error:  # Ray Train's errors share no base class with Ray's
-        raise TrainingFailed(_cause(error)) from error
+        raise TrainingFailed(cause(error)) from error
     finally:
         ended.set()
         follower.join()
@@ -77,9 +77,11 @@ def averaging(network: Network) -> Any:
     return DistributedDataParallel(network, find_unused_parameters=True)
 
 
-def _cause(error: BaseException) -> str:
-    """The innermost message in one line."""
-    text = str(error)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    line = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else type(error).__name__)
-    return re.sub(r"^(\w+\.)*\w*Error: ", "", line)
+RAISED = re.compile(r"(\w+\.)*\w*(Error|Fault): ")  # as a traceback's last line begins
+
+
+def cause(error: BaseException) -> str:
+    """The message of the exception that a process ended with, in one line, from the traceback that Ray Train tells."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    line = next((line for line in reversed(lines) if RAISED.match(line)), lines[-1] if lines else type(error).__name__)
+    return RAISED.sub("", line, count=1)

@@ -257,7 +257,7 @@ def _assigned(
     command knows beside those of `kind`."""
     types = kind.__annotations__
     assigned = dict(values or {}) | _read(overrides, types)
-    config = OmegaConf.structured(kind)
+    config, defaults = OmegaConf.structured(kind), OmegaConf.structured(kind)
     OmegaConf.set_readonly(config, False)
     for key, value in assigned.items():
         if key not in config:
@@ -276,8 +276,10 @@ def _assigned(
         if key in CHOICES and config[key] not in CHOICES[key]:
             choices = ", ".join(choice or "null" for choice in CHOICES[key])
             raise ConfigError(f"setting '{key}' is {value!r}, expected one of {choices}")
-        if key in MINIMUM and config[key] is not None and not config[key] >= MINIMUM[key]:
-            raise ConfigError(f"setting '{key}' is {value!r}, expected at least {MINIMUM[key]:g}")
+        # A default may lie below: 0 is said for what the model or the clips decide.
+        least = MINIMUM.get(key)
+        if least is not None and config[key] not in (None, defaults[key]) and not config[key] >= least:
+            raise ConfigError(f"setting '{key}' is {value!r}, expected at least {least:g}")
     loaded: C = OmegaConf.to_object(config)  # type: ignore[assignment]
     return loaded
 

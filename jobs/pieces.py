@@ -13,16 +13,21 @@ import numpy as np
 
 from pipeline.clip import Clip
 from storage.clips import ClipDataset
+from storage.errors import StorageError
 from storage.location import absolute
 
 
 def write_pieces(data: ClipDataset, out: Path) -> int:
     """A `.npz` for each piece of footage in the training split, as `pipeline.training.rendered.footage_clips` reads
-    them, in a new folder. Returns how many."""
+    them, in a new folder. Returns how many, at least one; StorageError where there are none."""
     pieces: dict[int, list[Clip]] = defaultdict(list)
     for clip in data.clips("train"):
         if clip.real and not clip.extended:  # what a model added is no footage
             pieces[clip.scene].append(clip)
+    if not pieces:
+        raise StorageError(
+            f"{data.url}: no footage of it is in the training split, where 9 of 10 videos are; add other videos"
+        )
     out.mkdir(parents=True)
     for scene, clips in sorted(pieces.items()):
         clips.sort(key=lambda clip: clip.camera)
@@ -39,5 +44,8 @@ def write_pieces(data: ClipDataset, out: Path) -> int:
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit("usage: python -m jobs.pieces DATA OUT")
-    data, out = ClipDataset.open(absolute(sys.argv[1])), Path(sys.argv[2])
-    print(f"{write_pieces(data, out)} pieces in {out}")
+    out = Path(sys.argv[2])
+    try:
+        print(f"{write_pieces(ClipDataset.open(absolute(sys.argv[1])), out)} pieces in {out}")
+    except StorageError as error:
+        sys.exit(f"jobs.pieces: {error}")

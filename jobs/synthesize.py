@@ -62,6 +62,8 @@ def synthesize(job: SynthesizeJob) -> int:
     for name, line in footage.problems.items():
         say(f"skipped: {line if name in line else f'{name}: {line}'}")
     tasks += [piece for piece in footage.pieces if piece.scene not in there]
+    if data:
+        _check_licence(data, {piece.scene for piece in footage.pieces} & there, config.licence)
     _describe(job, filming, tasks, len(there), out)
     if job.dry_run:
         return FAILED if footage.problems else DONE
@@ -96,6 +98,17 @@ def _check_footage(job: SynthesizeJob) -> None:
         )
     if job.from_videos and job.config.objects:
         raise UsageError("objects=true with --from-videos: real footage has no objects; leave one of them out")
+
+
+def _check_licence(data: ClipDataset, pieces: set[int], licence: str) -> None:
+    """Raise where footage that is there was kept under another licence than is said now: rows are never changed."""
+    rows = data.rows(["scene", "licence", "source"]).to_pylist() if pieces else []
+    for row in rows:
+        if row["scene"] in pieces and row["licence"] != licence:
+            raise StorageError(
+                f"{data.url}: {row['source']} is there under licence {row['licence']!r}, asked for is {licence!r}; "
+                "give the same, or make the footage anew in another --out"
+            )
 
 
 def metadata(config: SynthesizeConfig) -> dict[str, str]:

@@ -39,6 +39,8 @@ def train(job: TrainJob) -> int:
     import torch
 
     from actors.training import CHECKPOINTS, MODEL, TrainingSetup
+    from pipeline.training.samples import Corpus
+    from pipeline.training.trainer import DivergedError
     from pipeline.transformer import MemoryWanTransformer3DModel
     from storage.checkpoints import Checkpoints
     from storage.clips import ClipDataset
@@ -72,6 +74,7 @@ def train(job: TrainJob) -> int:
             raise UsageError("sharding is full and optimizer muon, which takes whole matrices: set optimizer=adamw")
         if not job.workers:
             raise UsageError("sharding is full and --workers 0, expected processes to spread over: set --workers")
+    Corpus(clips, config.frames, recipe)  # refuses clips that no task can use
     names = {each.name for each in dataclasses.fields(TrainingSetup)}
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key in names}
     setup = TrainingSetup(
@@ -91,7 +94,10 @@ def train(job: TrainJob) -> int:
         return DONE
     try:
         _run(job, setup)
-    except (RuntimeError, StorageError, OSError) as error:
+    except (DivergedError, StorageError) as error:  # what would only happen again
+        _say(f"failed: {error}; the newest checkpoint stays")
+        return FAILED
+    except (RuntimeError, OSError) as error:
         _say(f"failed: {error}; the newest checkpoint stays, the same command goes on from there")
         return FAILED
     use = "to be given to pipe.load_lora_weights" if setup.tune == "lora" else "to be used as --model"

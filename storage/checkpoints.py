@@ -48,8 +48,11 @@ class Checkpoints:
         path = self.path(step)
         try:
             return step, torch.load(path, map_location="cpu", weights_only=True)
+        except (PermissionError, MemoryError):  # nothing is wrong with the file
+            raise
         except Exception as error:  # torch raises half a dozen kinds for a file that is cut short or is no checkpoint
+            words = (str(error).splitlines() or [type(error).__name__])[0]  # an empty one's has none
             raise StorageError(
-                f"{path}: not a readable checkpoint ({str(error).splitlines()[0][:120]}); remove it to go on from the "
-                f"one before, of steps {self.steps()[:-1] or 'none'}"
+                f"{path}: not a readable checkpoint ({words[:120]}); remove it to go on from the one before, of steps "
+                f"{self.steps()[:-1] or 'none'}"
             ) from error

@@ -52,45 +52,36 @@ class ClipDataset:
 
     Raises StorageError for what is wrong with the data set, StorageFault for the disk, the network or the store."""
 
-    def __init__(self, url: str, dataset: lance.LanceDataset, storage_options: dict[str, str] | None = None) -> None:
+    def __init__(self, url: str, dataset: lance.LanceDataset) -> None:
         self.url = url
         self._dataset = dataset
-        self._storage_options = storage_options
         self._columns = dataset.schema.names
         self._handles: dict[str, list[Any]] = {}  # by column an open blob per row; see _opened
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="clips")
         self._index: dict[str, NDArray[Any]] = {}
 
     @classmethod
-    def create(
-        cls,
-        url: str,
-        metadata: Mapping[str, str],
-        channels: Sequence[str] = (),
-        storage_options: dict[str, str] | None = None,
-    ) -> ClipDataset:
+    def create(cls, url: str, metadata: Mapping[str, str], channels: Sequence[str] = ()) -> ClipDataset:
         """A new, empty data set. metadata: kept with it, `generator` (a version) among them. channels: which of
         CHANNELS every clip will have. Raises StorageError where there is something already."""
         found = {_PREFIX + key: value for key, value in metadata.items()} | {_VERSION: CLIPS_VERSION}
         found.setdefault(_GENERATOR, "")
         try:
-            lance.write_dataset(
-                schema(channels, found).empty_table(), url, data_storage_version="2.2", storage_options=storage_options
-            )
+            lance.write_dataset(schema(channels, found).empty_table(), url, data_storage_version="2.2")
         except OSError as error:
             if "already exists" in str(error):
                 raise StorageError(f"{url}: a data set is there already; open it, or choose another folder") from error
             raise fault(url, "cannot be created", error, "check space and permissions") from error
-        return cls.open(url, storage_options)
+        return cls.open(url)
 
     @classmethod
-    def open(cls, url: str, storage_options: dict[str, str] | None = None) -> ClipDataset:
+    def open(cls, url: str) -> ClipDataset:
         """The data set at `url`, or the one in that folder."""
         inside = [] if url.rstrip("/").endswith(".lance") else [f"{url.rstrip('/')}/{NAME}"]
         for place in [url, *inside]:
             if os.path.isfile(place):
                 raise StorageError(f"{place}: is a file; a data set of clips is a folder: name that")
-            dataset = opened(place, storage_options)
+            dataset = opened(place)
             if dataset is not None:
                 break
         else:
@@ -105,10 +96,10 @@ class ClipDataset:
                 f"{place}: has version {version} of the format of clips, expected {CLIPS_VERSION}; use the release of "
                 "memory-v2v that made it, or synthesize it anew"
             )
-        return cls(place, dataset, storage_options)
+        return cls(place, dataset)
 
     def __reduce__(self) -> Any:
-        return ClipDataset.open, (self.url, self._storage_options)
+        return ClipDataset.open, (self.url,)
 
     @property
     def metadata(self) -> dict[str, str]:

@@ -23,11 +23,11 @@ METADATA_CACHE = 32 << 20
 KEEP = timedelta(hours=1)
 
 
-def opened(url: str, storage_options: dict[str, str] | None) -> lance.LanceDataset | None:
+def opened(url: str) -> lance.LanceDataset | None:
     """What is at `url`, with caches of its own; None where there is nothing. Raises StorageFault."""
     session = lance.Session(index_cache_size_bytes=INDEX_CACHE, metadata_cache_size_bytes=METADATA_CACHE)
     try:
-        return lance.dataset(url, storage_options=storage_options, session=session)
+        return lance.dataset(url, session=session)
     except (ValueError, OSError) as error:  # Lance raises ValueError for "not found" and for much else
         if "was not found" in str(error):
             return None

@@ -38,14 +38,11 @@ class Library:
     Raises LibraryError for what the caller can mend, OSError (with the library's URL) for the disk, the network or a
     missing permission."""
 
-    def __init__(
-        self, url: str, dataset: lance.LanceDataset, sphere: Sphere | None, storage_options: dict[str, str] | None
-    ) -> None:
+    def __init__(self, url: str, dataset: lance.LanceDataset, sphere: Sphere | None) -> None:
         self.url = url
         self._sphere = sphere
         self.model = metadata_of(dataset)[_MODEL]
         self._dataset = dataset
-        self._storage_options = storage_options
 
     @classmethod
     def open(
@@ -55,10 +52,9 @@ class Library:
         model: str,
         sphere: Sphere | None,
         descriptor_dim: int,
-        storage_options: dict[str, str] | None = None,
         create: bool = True,
     ) -> Library:
-        """The library at `url`, a local folder or an object store's (`storage_options` as Lance takes them).
+        """The library at `url`, a local folder or an object store's (Lance reads credentials from the environment).
 
         `create=True` is for the start of a run: it makes a library where there is none, and rebuilds the coverage
         column where the library was made with another sphere, unless another run has it in use.
@@ -67,18 +63,18 @@ class Library:
         use to this model."""
         if os.path.isfile(url):  # Lance would try for two seconds and then speak of `_versions`
             raise LibraryError(f"library {url} is a file; a library is a folder: name another place")
-        dataset = opened(url, storage_options)
+        dataset = opened(url)
         if dataset is None:
             if not create:
                 raise LibraryError(f"no library at {url}; run `memory-v2v edit` with --library {url} to make one")
             if sphere is None:
                 raise LibraryError(f"no library at {url} whose sphere could be taken; give the sphere of a new one")
-            dataset = _create(url, model, sphere, descriptor_dim, storage_options)
+            dataset = _create(url, model, sphere, descriptor_dim)
         _check_fits(url, dataset, model, descriptor_dim)
         found = metadata_of(dataset)
         if sphere is None:
-            return cls(url, dataset, _stored_sphere(found), storage_options)
-        library = cls(url, dataset, sphere, storage_options)
+            return cls(url, dataset, _stored_sphere(found))
+        library = cls(url, dataset, sphere)
         if not create:
             library._check_sphere()
         elif _stored_sphere(found) != sphere:
@@ -246,25 +242,23 @@ class Library:
             )
 
     def _reopen(self) -> None:
-        dataset = opened(self.url, self._storage_options)
+        dataset = opened(self.url)
         if dataset is None:
             raise LibraryError(f"library {self.url} is gone; it was there when it was opened: restore it, or run again")
         self._dataset = dataset
 
 
-def _create(
-    url: str, model: str, sphere: Sphere, descriptor_dim: int, storage_options: dict[str, str] | None
-) -> lance.LanceDataset:
+def _create(url: str, model: str, sphere: Sphere, descriptor_dim: int) -> lance.LanceDataset:
     metadata = {_SCHEMA: SCHEMA_VERSION, _MODEL: model, **_sphere_metadata(sphere)}
     empty = schema(sphere, descriptor_dim, metadata).empty_table()
     try:
         # Stable row ids stay off: they leave an erased source's name in `_indices`.
-        made = lance.write_dataset(empty, url, data_storage_version="2.2", storage_options=storage_options)
+        made = lance.write_dataset(empty, url, data_storage_version="2.2")
         made.create_scalar_index("source", "BTREE")
     except OSError as error:
         if "already exists" not in str(error):  # else another process was quicker: its library is as good
             raise fault(url, "cannot be created", error, "check space and permissions") from error
-    dataset = opened(url, storage_options)
+    dataset = opened(url)
     if dataset is None:
         raise OSError(f"library {url} was created but cannot be found; is the folder shared and consistent?")
     return dataset

@@ -145,6 +145,14 @@ def test_the_same_command_again_makes_nothing_and_changes_nothing(made: Made) ->
     assert (content(made.out), lance.dataset(str(made.out / "clips.lance")).version) == (before, version)
 
 
+def test_footage_that_is_there_under_another_licence_is_not_taken_for_what_is_asked(made: Made) -> None:
+    given = [
+        each.replace("licence=", "licence=NOT-") if isinstance(each, str) else each for each in words(made.footage)
+    ]
+    code, said = run(*given, "--scenes", "2", out=made.out)
+    assert code == 2 and "is there under licence" in said and "asked for is 'NOT-" in said
+
+
 def test_a_data_set_made_otherwise_is_not_gone_on_with(made: Made) -> None:
     code, said = run("--scenes", "3", *SMALL, "shots=2", out=made.out)
     assert code == 2 and "was made with shots=1, asked for is 2" in said

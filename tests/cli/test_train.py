@@ -63,6 +63,7 @@ def test_settings_may_come_from_a_file_and_the_command_line_wins(command, tmp_pa
         (["height=30"], "takes multiples of 8 pixels"),
         (["frames=15"], "of so many frames, 16"),
         (["frames=64"], "finds clips of 64 frames or more"),
+        (["frames=64", "--dry-run"], "finds clips of 64 frames or more"),
         (["--model", "maxi"], "model 'maxi' is not there"),
         (["--data", "nowhere"], "no data set of clips is there; make one with `memory-v2v synthesize --out`"),
         (["sharding=full"], "set optimizer=adamw"),
@@ -88,4 +89,5 @@ def test_a_truncated_data_set_ends_the_training_with_exit_code_1_and_says_which_
     assert command("--data", str(tmp_path / "scenes")) == 1
     said = capfd.readouterr().err
     assert "failed: " in said and "cannot be read" in said and "the newest checkpoint stays" in said
+    assert "goes on from there" not in said, "it would fail again"
     assert "Traceback" not in said

@@ -4,7 +4,16 @@ import dataclasses
 
 import pytest
 
-from jobs.config import ConfigError, EditConfig, ExtendConfig, SynthesizeConfig, bits_of, fields_that, load_config
+from jobs.config import (
+    ConfigError,
+    EditConfig,
+    ExtendConfig,
+    SynthesizeConfig,
+    bits_of,
+    fields_that,
+    load_config,
+    load_train_config,
+)
 
 
 def test_every_field_declares_whether_it_affects_bits_and_says_what_it_is_for() -> None:
@@ -33,6 +42,15 @@ def test_overrides_win_over_values_and_are_typed() -> None:
         {"k": 3, "steps": 4}, ["k=2", "size=96x128", "guidance=1", "failure_budget=null", "audio=false"]
     )
     assert (config.k, config.steps, config.size, config.guidance, config.audio) == (2, 4, "96x128", 1.0, False)
+
+
+def test_what_is_said_for_the_models_own_may_be_said_over_a_file() -> None:
+    config, recipe = load_train_config(
+        {"shift": 6.0, "height": 48, "frames": 16}, ["shift=0", "height=0", "width=0", "frames=0"]
+    )
+    assert (config.height, config.width, config.frames, recipe.shift) == (0, 0, 0, 0)
+    with pytest.raises(ConfigError, match="setting 'height' is 4, expected at least 8"):
+        load_train_config({}, ["height=4"])
 
 
 @pytest.mark.parametrize(

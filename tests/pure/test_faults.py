@@ -6,6 +6,7 @@ import pytest
 from ray.exceptions import RayTaskError
 
 from actors.faults import blame, disk_is_full, one_line
+from actors.training_on_ray import cause
 from storage.library import LibraryError
 from storage.video import VideoError
 
@@ -28,6 +29,24 @@ def test_a_full_disk_is_known_by_its_number_and_by_its_words() -> None:
     assert disk_is_full(OSError(errno.ENOSPC, "x"))
     assert disk_is_full(VideoError("cannot be written (No space left on device)"))
     assert not disk_is_full(OSError(errno.EACCES, "x"))
+
+
+def test_what_a_training_process_ended_with_is_told_by_the_last_exception_of_its_traceback() -> None:
+    told = """Training failed due to worker errors:
+[Rank 0 Error Snippet]:
+Traceback (most recent call last):
+  File "checkpoints.py", line 40, in save
+OSError: [Errno 28] torch could not write: [enforce fail at inline_container.cc:672]
+
+The above exception was the direct cause of the following exception:
+
+Traceback (most recent call last):
+  File "training.py", line 90, in _process
+storage.errors.StorageFault: out/step-00000003.pt: cannot be written (No space left); check the free space
+"""
+    assert cause(RuntimeError(told)) == "out/step-00000003.pt: cannot be written (No space left); check the free space"
+    assert cause(RuntimeError("Traceback:\n  x\nValueError: a.b: c\n")) == "a.b: c"
+    assert cause(RuntimeError("it ended")) == "it ended" and cause(RuntimeError()) == "RuntimeError"
 
 
 def test_a_full_disk_is_known_through_what_ray_makes_of_it() -> None:

@@ -231,11 +231,12 @@ def test_what_killed_saves_left_is_cleared_once_nobody_can_be_at_it(short):
     assert not any(each.exists() for each in left) and young.exists()
 
 
-def test_a_checkpoint_that_was_cut_short_says_which_one_to_remove(short):
+@pytest.mark.parametrize("left", [1000, 0])
+def test_a_checkpoint_that_was_cut_short_says_which_one_to_remove(short, left):
     asked = short(checkpoint_minutes=0, recipe={"steps": 2})
     train(asked)
     path = Path(asked.out) / CHECKPOINTS / "step-00000002.pt"
-    os.truncate(path, 1000)
+    os.truncate(path, left)
     with pytest.raises(StorageError, match=r"not a readable checkpoint .*remove it to go on .* of steps \[1\]"):
         train(asked)
     path.unlink()

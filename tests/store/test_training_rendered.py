@@ -24,6 +24,7 @@ from pipeline.training.samples import Corpus, Window
 from pipeline.trajectory import default_intrinsics, preset
 from storage.clip_row import ClipRow
 from storage.clips import ClipDataset
+from storage.errors import StorageError
 
 MEAN, STD = 0.45, 0.27
 FILMING = Filming(
@@ -177,6 +178,13 @@ def test_pieces_of_a_data_set_are_read_as_footage(tmp_path: Path) -> None:
     clips, colour, _ = footage_clips(str(tmp_path / "pieces"), FILMING)
     assert np.array_equal(colour.numpy(), video) and [each.camera for each in clips] == [0, 1]
     assert all(np.array_equal(each.trajectory.c2w, path.c2w) and each.rate == 12.0 for each in clips)
+
+
+def test_footage_of_other_splits_alone_is_refused_in_words(tmp_path: Path) -> None:
+    data = ClipDataset.create(str(tmp_path / "clips.lance"), {"generator": "1", "config": "{}"}, ())
+    with pytest.raises(StorageError, match="no footage of it is in the training split"):
+        write_pieces(data, tmp_path / "pieces")
+    assert not (tmp_path / "pieces").exists()
 
 
 def test_what_a_renderer_cannot_do_ends_the_training_with_its_words() -> None:
