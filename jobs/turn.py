@@ -14,12 +14,11 @@ from typing import Any
 
 import fsspec
 import numpy as np
-import yaml
 
 from pipeline.trajectory import PRESETS, Trajectory, TrajectoryError, preset
 from pipeline.trajectory_formats import COLMAP, parse_trajectory, read_colmap
+from storage.sources import TURN_KEYS, turn_mapping
 
-KEYS = ("trajectory", "prompt", "negative_prompt", "input", "span", "camera", "name")
 INPUTS = ("source", "previous")
 SPANS = ("exact", "stretch", "segment")
 
@@ -63,15 +62,18 @@ class Turn:
 def parse_turn(spec: str | dict[str, Any]) -> Turn:
     """Read a SPEC of the command line or an entry of a plan's `turns`. Raises TurnError."""
     if isinstance(spec, str):
-        spec = _mapping(spec.strip())
+        try:
+            spec = turn_mapping(spec, exists)
+        except ValueError as error:
+            raise TurnError(str(error)) from None
     if not isinstance(spec, dict):
         raise TurnError(
             f"turn {spec!r} is a {type(spec).__name__}, expected a preset, a trajectory file, a prompt or a mapping"
         )
     spec = {key: value for key, value in spec.items() if value is not None}  # a Parquet row holds every key
     for key in spec:
-        if key not in KEYS:
-            near = difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0.0)[0]
+        if key not in TURN_KEYS:
+            near = difflib.get_close_matches(str(key), TURN_KEYS, n=1, cutoff=0.0)[0]
             raise TurnError(f"turn {spec!r} has the key '{key}', which does not exist; the nearest is '{near}'")
     for key, value in spec.items():
         if not isinstance(value, str):
@@ -90,20 +92,6 @@ def parse_turn(spec: str | dict[str, Any]) -> Turn:
             f"(all: {', '.join(PRESETS)}). A one-word prompt is written 'prompt: WORD'"
         )
     return turn
-
-
-def _mapping(text: str) -> dict[str, Any]:
-    if not text:
-        raise TurnError("a turn is empty, expected a preset, a trajectory file, a prompt or a mapping")
-    if text.startswith("{") or text.partition(":")[0] in KEYS:
-        try:
-            loaded = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise TurnError(f"turn {text!r} is not readable YAML: {str(error).splitlines()[0]}") from None
-        if isinstance(loaded, dict):
-            return loaded
-    # Several words are an instruction; one is a preset or a file, so that a typo is not taken for a prompt.
-    return {"prompt": text} if re.search(r"\s", text) and not exists(text) else {"trajectory": text}
 
 
 def exists(url: str) -> bool:

@@ -14,7 +14,7 @@ import io
 import json
 import os
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts
 MANIFESTS = (".jsonl", ".ndjson", ".parquet")
 WEB = ("http://", "https://")  # where a question mark is part of the address
 COLUMNS = ("url", "trajectory", "shots", "turns")
+TURN_KEYS = ("trajectory", "prompt", "negative_prompt", "input", "span", "camera", "name")
 
 
 @dataclass(frozen=True)
@@ -192,27 +193,36 @@ def _turn(turn: str | Mapping[str, Any], manifest: str) -> str | Mapping[str, An
         turn = turn.strip()
         if turn in PRESETS:
             return turn
-        turn = _mapping(turn)
+        turn = turn_mapping(turn)
     path = turn.get("trajectory")
     if path is None or path in PRESETS:
         return turn
     return {**turn, "trajectory": _inside(path, "trajectory of a turn", manifest)}
 
 
-def _mapping(turn: str) -> Mapping[str, Any]:
-    """As on the command line: a YAML mapping, or several words for a prompt, or one for a file."""
-    if not turn:
+def turn_mapping(text: str, exists: Callable[[str], bool] = lambda url: False) -> dict[str, Any]:
+    """What a turn that is written as text says, on the command line and in a manifest: a YAML mapping, several words
+    for a prompt, or one for a trajectory, so that a typo is not taken for a prompt. exists: whether words with spaces
+    are a file's name. Raises ValueError."""
+    text = text.strip()
+    if not text:
         raise ValueError("a turn is empty, expected a preset, a trajectory file, a prompt or a mapping")
-    try:
-        loaded = yaml.safe_load(turn)
-    except yaml.YAMLError as error:
-        if turn.startswith("{"):
-            raise ValueError(f"turn {turn!r} is not readable YAML ({_line(error)})") from error
-        loaded = None
     # "Note: make it night" is a prompt, although YAML takes it for a mapping.
-    if isinstance(loaded, dict) and (turn.startswith("{") or {"trajectory", "prompt"} & set(loaded)):
-        return loaded
-    return {"prompt": turn} if len(turn.split()) > 1 else {"trajectory": turn}
+    if not text.startswith("{") and text.partition(":")[0].strip() not in TURN_KEYS:
+        return {"prompt": text} if len(text.split()) > 1 and not exists(text) else {"trajectory": text}
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"turn {text!r} is not readable YAML ({_line(error)})") from error
+    if not isinstance(found, dict):  # "prompt:red", without the space that YAML asks for
+        raise ValueError(f"turn {text!r} is not a mapping; a key is followed by a colon and a space")
+    for key, value in found.items():
+        if value is None:
+            raise ValueError(
+                f"turn {text!r} has the key '{key}' without a value; a text with a comma, colon or # in it needs "
+                'quotes, such as {prompt: "paint it red, all of it"}'
+            )
+    return found
 
 
 def _inside(path: Any, column: str, manifest: str) -> str:

@@ -8,6 +8,7 @@ import pytest
 from jobs.turn import Turn, TurnError, parse_turn, read_trajectory, target_trajectory
 from pipeline.trajectory import PRESETS, TrajectoryError, default_intrinsics, preset
 from pipeline.trajectory_formats import write_json
+from storage.sources import TURN_KEYS
 
 INTRINSICS = default_intrinsics(1.0)
 
@@ -31,6 +32,8 @@ def test_a_mapping_may_hold_both_and_choose_its_input() -> None:
     ):
         assert parse_turn(spec) == Turn(trajectory="arc_left", prompt="at night", input="previous")
     assert parse_turn("prompt: winter") == Turn(prompt="winter")
+    row = dict.fromkeys(TURN_KEYS) | {"prompt": "at night"}  # of a Parquet file, which holds every key
+    assert parse_turn(row) == Turn(prompt="at night")
 
 
 @pytest.mark.parametrize(
@@ -44,6 +47,10 @@ def test_a_mapping_may_hold_both_and_choose_its_input() -> None:
         ("{trajectory: [1, 2]}", ["trajectory", "[1, 2]"]),
         ("{input: previous}", ["neither a trajectory nor a prompt"]),
         ("{trajectory: pan_right", ["YAML"]),
+        ("{prompt: paint the cylinder red, the ball blue}", ["'the ball blue' without a value", "needs quotes"]),
+        ("{trajectory: arc_left, prompt make it night}", ["'prompt make it night' without a value"]),
+        ("prompt:", ["'prompt' without a value"]),
+        ("prompt:red", ["not a mapping", "a colon and a space"]),
     ],
 )
 def test_a_turn_that_cannot_be_understood_is_refused_in_one_line(spec: str, words: list[str]) -> None:
