@@ -57,4 +57,4 @@ train-mini-gpu: install
 	$(BIN)/python -m pipeline.training.alone --out build/mini-gpu --config configs/mini-gpu.yaml --scenes $(SCENES) $(if $(FOOTAGE),--footage build/pieces) $(SETTINGS)
 
 clean:
-	rm -rf demo .venv
+	rm -rf demo/out demo/room.mp4 .venv

@@ -92,7 +92,6 @@ def train(
     if setup.device == "cpu":
         torch.set_num_threads(setup.threads)
     pipe = MemoryV2VPipeline.from_pretrained(setup.model).to(setup.device)
-    begun = pipe.config.trained_steps
     if setup.tune == "lora":
         add_lora(pipe.transformer, setup.lora_rank, setup.seed)
     if setup.gradient_checkpointing:
@@ -156,7 +155,7 @@ def train(
         with trainer.averaged():
             weights = {name: whole(each.detach()) for name, each in trainer.parameters.items()}
             if rank == 0:
-                pipe.register_to_config(trained_steps=begun + trainer.step, area=setup.height * setup.width)
+                trainer.register(setup.height * setup.width)
                 save_model(pipe, weights, setup.model, Path(setup.out) / MODEL, lora=setup.tune == "lora")
         state = trainer.state_dict()
         if rank == 0:

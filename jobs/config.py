@@ -89,12 +89,12 @@ class SynthesizeConfig:
     """Settings of a data set of scenes."""
 
     # the pictures
-    height: int = bits(64, "pixels")
-    width: int = bits(64, "pixels")
-    frames: int = bits(48, "of every clip")
-    rates: list[float] = bits([12.0, 24.0], "frames per second, one of which is drawn for every scene")
+    height: int = bits(64, "pixels of every frame; models take multiples of their patch, mini of 8")
+    width: int = bits(64, "the same")
+    frames: int = bits(48, "frames of every clip")
+    rates: list[float] = bits([12.0, 24.0], "frames per second; every scene draws one of them")
     samples: int = bits(1, "rays per pixel and axis")
-    shots: int = bits(1, "into which a clip is cut: new viewpoints, and from the third on returns to earlier ones")
+    shots: int = bits(1, "shots of every clip: new viewpoints, and from the third on returns to earlier ones")
     depth: bool = bits(False, "keep the depth of every pixel: four bytes beside three of colour")
     objects: bool = bits(False, "keep which object every pixel shows: one byte more")
     # what is in a scene
@@ -102,9 +102,9 @@ class SynthesizeConfig:
     edits: int = bits(2, "edited variants, each with its instruction")
     edited_cameras: int = bits(2, "cameras that film a variant, the source's among them")
     # what is made of it
-    licence: str = free("", "of the videos of --from-videos, kept with every clip; rendered ones are CC0-1.0")
+    licence: str = free("", "licence of the videos of --from-videos, kept with every clip; rendered ones are CC0-1.0")
     # the machines
-    seed: int = free(0, "of the first scene; the others count up from there")
+    seed: int = free(0, "seed of the first scene; the others count up from there")
     workers: int = free(0, "renderers at work at once, one thread each; 0: one per CPU")
     retries: int = free(2, "how often a scene whose renderer died is begun again")
     commit_mb: float = free(128.0, "megabytes of clips that are committed at a time, and lost at most by a kill")
@@ -128,25 +128,29 @@ class TrainConfig:
 
     # what is trained on
     height: int = bits(0, "pixels of the windows, to which clips are brought; 0: the clips' own")
-    width: int = bits(0, "pixels")
-    frames: int = bits(0, "of a window; 0: the model's segment")
-    seed: int = bits(0, "of all that is drawn; of the weights too, where the model begins untrained")
+    width: int = bits(0, "the same")
+    frames: int = bits(0, "frames of a window; 0: the model's segment")
+    seed: int = bits(0, "seed of all that is drawn; of the weights too, where the model begins untrained")
     # how the model is trained
     attention: str | None = bits(None, "cached or joint; null: the model's own")
-    tune: str = bits("all", "all; paper: what it tunes; words: what reads them; lora: adapters of self-attention")
-    lora_rank: int = bits(16, "of the adapters")
-    precision: str = bits("float32", "of the matrix products: float32 or bfloat16")
+    tune: str = bits(
+        "all",
+        "what moves: all, paper (what it tunes), words (what reads them) or lora (adapters)",
+    )
+    lora_rank: int = bits(16, "rank of the LoRA adapters")
+    precision: str = bits("float32", "what matrix products are computed in: float32 or bfloat16")
     # the machines
-    threads: int = bits(1, "of torch, per process; changes the order of sums, and so the last bits")
-    sharding: str = free("none", "of parameters over processes: none, or full (FSDP2) where a model does not fit")
+    workers: int = free(0, "processes on Ray, one per GPU where there are any; 0: this one alone, without Ray")
+    threads: int = bits(1, "torch threads per process; changes the order of sums, and so the last bits")
+    sharding: str = free("none", "none, or full (FSDP2): parameters spread over processes, where a model does not fit")
     compile: bool = free(False, "torch.compile the blocks")
     gradient_checkpointing: bool = free(False, "compute activations twice instead of keeping them")
     latents: bool = free(False, "encode every window once, ahead of the training: for models with a real VAE")
     retries: int = free(3, "how often processes are started again after one died")
     # what is written
     checkpoint_minutes: float = free(5.0, "minutes of work that a crash loses at most")
-    validate_every: int = free(500, "steps")
-    validation_batches: int = free(4, "per task")
+    validate_every: int = free(500, "steps between validations")
+    validation_batches: int = free(4, "batches of each task in a validation")
     sheet_every: int = free(1000, "steps between sheets of pictures")
 
 
@@ -196,7 +200,7 @@ def load_config(values: dict[str, Any] | None = None, overrides: Sequence[str] =
 
 def load_synthesize_config(overrides: Sequence[str] = ()) -> SynthesizeConfig:
     """Defaults, then `key=value` overrides. Raises ConfigError as `load_config` does."""
-    config = _assigned(SynthesizeConfig, {}, overrides, "synthesize")
+    config = _assigned(SynthesizeConfig, {}, overrides, "synthesize", other=(ExtendConfig, "with --extend alone"))
     if not config.rates or not all(math.isfinite(rate) and rate > 0 for rate in config.rates):
         raise ConfigError(f"setting 'rates' is {config.rates!r}, expected frames per second such as [12,24]")
     if not 0 <= config.seed < SEEDS:
@@ -210,7 +214,7 @@ def load_synthesize_config(overrides: Sequence[str] = ()) -> SynthesizeConfig:
 
 def load_extend_config(overrides: Sequence[str] = ()) -> ExtendConfig:
     """Defaults, then `key=value` overrides. Raises ConfigError as `load_config` does."""
-    config = _assigned(ExtendConfig, {}, overrides, "synthesize")
+    config = _assigned(ExtendConfig, {}, overrides, "synthesize", other=(SynthesizeConfig, "without --extend"))
     if not config.k:
         raise ConfigError("setting 'k' is 0, expected at least 1: without the segment before nothing could go on")
     return config
@@ -250,21 +254,32 @@ def _number(text: str) -> Any:
         return text
 
 
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The end of a sentence that says which known name was probably meant, if any."""
+    found = difflib.get_close_matches(name, known, n=1)
+    return f"; the nearest is '{found[0]}'" if found else ""
+
+
 def _assigned(
-    kind: type[C], values: dict[str, Any] | None, overrides: Sequence[str], command: str, also: Sequence[str] = ()
+    kind: type[C],
+    values: dict[str, Any] | None,
+    overrides: Sequence[str],
+    command: str,
+    also: Sequence[str] = (),
+    other: tuple[type[Any], str] | None = None,
 ) -> C:
     """`kind` with its defaults, then `values`, then `overrides`; every value checked by itself. also: keys that the
-    command knows beside those of `kind`."""
+    command knows beside those of `kind`. other: settings of the command used otherwise, and how."""
     types = kind.__annotations__
     assigned = dict(values or {}) | _read(overrides, types)
     config, defaults = OmegaConf.structured(kind), OmegaConf.structured(kind)
     OmegaConf.set_readonly(config, False)
     for key, value in assigned.items():
         if key not in config:
-            near = difflib.get_close_matches(str(key), [*config, *also], n=1, cutoff=0.0)[0]
-            raise ConfigError(
-                f"setting '{key}' does not exist; the nearest is '{near}' (memory-v2v {command} --help lists all)"
-            )
+            where = f"does not exist{nearest(str(key), [*config, *also])}"
+            if other and key in other[0].__annotations__:
+                where = f"is one {other[1]}"
+            raise ConfigError(f"setting '{key}' {where} (memory-v2v {command} --help lists all)")
         try:
             OmegaConf.update(config, key, str(value) if types[key] == "str" else value)
         except OmegaConfBaseException as error:

@@ -73,11 +73,18 @@ def edit(job: EditJob) -> int:
     )  # fmt: skip
     for note in plan.notes:
         _say(f"{'skipped' if note.status == 'failed' else note.status}: {note.message}")
+    turns = list(dict.fromkeys(turn for chain in plan.chains for turn in chain.turns))
+    for line in unlearned(turns, job.config, model.spec.learned):
+        _say(f"warning: model '{job.model}' {line}")
     library_url = library_of(job, out)
     library = _open_library(library_url, job.config, model, create=not job.dry_run)
     if job.fresh and not job.dry_run and library is not None:
         erase(plan, library, out)
     committed = {chain.name: library.committed(chain.fingerprint) if library else set() for chain in plan.chains}
+    if job.fresh and job.dry_run:
+        forgotten = sum(map(len, committed.values()))
+        _say(f"--fresh would forget {forgotten} memories and remove {len(published(plan, out))} videos")
+        committed = {chain.name: set() for chain in plan.chains}
     _describe(plan, committed, library, job.config, model)
     if job.dry_run or library is None:
         return FAILED if plan.failed else DONE
@@ -93,9 +100,9 @@ def edit(job: EditJob) -> int:
         _say(f"{outcome.edits} edits were committed in this run; the same command goes on from there")
     whole = [chain for chain in plan.chains if _is_whole(videos[chain.name])]
     done = {"done": len(whole), "failed": len(plan.chains) + len(plan.failed) - len(whole)}
-    published = {video.url: video.ids for chain in plan.chains for video in videos[chain.name] if _is_whole([video])}
+    shown = {video.url: video.ids for chain in plan.chains for video in videos[chain.name] if _is_whole([video])}
     try:
-        table = results(plan.chains, library, notes, published)
+        table = results(plan.chains, library, notes, shown)
         summary = {
             "sources": done,
             "edits": count_edits(table),
@@ -120,6 +127,20 @@ def edit(job: EditJob) -> int:
 
 
 # ---- the parts
+
+
+def unlearned(turns: Sequence[Turn], config: EditConfig, learned: Sequence[str]) -> list[str]:
+    """What these turns ask of a model that its weights were not trained for."""
+    lines = []
+    if "camera" not in learned and (moves := [turn.label for turn in turns if turn.trajectory]):
+        lines.append(
+            f"has not learned to move the camera: {moves[0]} will look like its source; fine-tune it on cameras"
+        )
+    if "text" not in learned and any(turn.prompt and not turn.trajectory for turn in turns):
+        lines.append("has not learned instructions: what a prompt asks for will not be done; fine-tune it on text")
+    if "memory" not in learned and config.k:
+        lines.append("has not learned to look at memories: fine-tune it (tune=paper), or set k=0")
+    return lines
 
 
 def library_of(job: EditJob, out: str) -> str:
@@ -161,12 +182,18 @@ def compare_video(chain: Chain, videos: Sequence[TurnVideo], out: str) -> Compar
 def erase(plan: Plan, library: Library, out: str) -> None:
     """Forget the plan's sources and what was published of them (`--fresh`)."""
     library.erase([chain.fingerprint for chain in plan.chains])
+    for filesystem, path in published(plan, out):
+        filesystem.rm(path)
+
+
+def published(plan: Plan, out: str) -> list[tuple[Any, str]]:
+    """(filesystem, path) of all videos of the plan's sources: of other plans too, whose memories are theirs as well."""
+    found = []
     for chain in plan.chains:
-        # Of other plans too, whose memories are gone with these. Listed and not matched: `out` may hold brackets.
         filesystem, folder = fsspec.core.url_to_fs(f"{out}/{chain.name}")
-        for path in filesystem.ls(folder, detail=False) if filesystem.isdir(folder) else ():
-            if PUBLISHED.fullmatch(posixpath.basename(path)):
-                filesystem.rm(path)
+        if filesystem.isdir(folder):  # listed and not matched: `out` may hold brackets
+            found += [(filesystem, path) for path in filesystem.ls(folder, detail=False)]
+    return [each for each in found if PUBLISHED.fullmatch(posixpath.basename(each[1]))]
 
 
 def _notes(plan: Plan, outcome: Outcome) -> list[Note]:

@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
         "--shots", metavar="FILE", help="first frames of the source's shots after the first (default: one shot)"
     )
     edit.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
-    edit.add_argument("--fresh", action="store_true", help="forget what was made of these videos and begin anew")
+    edit.add_argument("--fresh", action="store_true", help="forget all that was made of these videos and begin anew")
     synthesize = commands.add_parser(
         "synthesize",
         help="make a data set of scenes with exact cameras and paired edits, for training",
@@ -119,32 +119,44 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--data", metavar="DIR", help="a data set that `memory-v2v synthesize` made")
     train.add_argument("--out", metavar="DIR", help="where checkpoints, log, sheets and the model go")
     train.add_argument(
-        "--model", metavar="NAME", help="what to begin from: mini-cpu or mini-gpu, untrained; mini, a base, or a folder"
+        "--model",
+        metavar="NAME",
+        help="what to begin from: mini-cpu (default) or mini-gpu, untrained; mini, a base, or a folder",
     )
-    train.add_argument("--config", metavar="FILE.yaml", help="a file with settings, and data, out, model, workers")
-    train.add_argument("--workers", type=int, metavar="N", help="processes on Ray, one per GPU; 0: this one, no Ray")
+    train.add_argument("--config", metavar="FILE.yaml", help="a file with settings, and data, out and model")
+    train.add_argument("--workers", type=int, metavar="N", help="the same as workers=N")
     train.add_argument("--dry-run", action="store_true", help="say what would be trained, and do nothing")
     return top
 
 
 def _settings(*configs: Any) -> str:
     lines = [
-        f"  {f.name}={getattr(config, f.name)}".ljust(28) + f" {f.metadata['help']}"
+        f"  {f.name}={_said(getattr(config, f.name))}".ljust(28) + f" {f.metadata['help']}"
         for config in configs
         for f in dataclasses.fields(config)
     ]
-    return "settings, each given as key=value:\n" + "\n".join(lines)
+    return "settings, each given as key=value (null: the model's own):\n" + "\n".join(lines)
+
+
+def _said(value: Any) -> str:
+    """A default as it would be typed."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value).replace(" ", "")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 all done, 1 some failed, 2 the command could not be understood or started."""
     # argparse takes free words only up to the first option; those that follow are ours to collect.
     given, rest = parser().parse_known_args(arguments)
-    if unknown := [word for word in rest if word.startswith("-")]:
-        parser().error(f"unknown option {unknown[0]}; see memory-v2v {given.command} --help")
-    from jobs.edit import FAILED, USAGE, edit
+    from jobs.edit import FAILED, USAGE, UsageError, edit
 
     try:
+        if unknown := [word for word in rest if word.startswith("-")]:
+            raise UsageError(
+                f"unknown option {unknown[0]}; settings are written without dashes, such as seed=4 "
+                f"(memory-v2v {given.command} --help lists all)"
+            )
         if given.command == "synthesize":
             from jobs.extend import extend
             from jobs.synthesize import synthesize
@@ -248,6 +260,10 @@ def _synthesize_overrides(given: argparse.Namespace) -> list[str]:
         raise UsageError(
             f"'{strange[0]}' is not a setting; expected key=value (memory-v2v synthesize --help lists all)"
         )
+    return _with_workers(given)
+
+
+def _with_workers(given: argparse.Namespace) -> list[str]:
     return given.settings + ([] if given.workers is None else [f"workers={given.workers}"])
 
 
@@ -257,14 +273,14 @@ def train_job(given: argparse.Namespace) -> Any:
     from jobs.train import TrainJob
 
     values = read_yaml(given.config, "config", "settings (memory-v2v train --help lists all)") if given.config else {}
-    named = {key: values.pop(key, None) for key in ("data", "out", "model", "workers")}
+    named = {key: values.pop(key, None) for key in ("data", "out", "model")}
     named |= {key: getattr(given, key) for key in named if getattr(given, key) is not None}
     for key in ("data", "out"):
         if not named[key]:
             raise UsageError(f"no --{key} was given: name the folder")
     if strange := [word for word in given.settings if not _is_override(word)]:
         raise UsageError(f"'{strange[0]}' is not a setting; expected key=value (memory-v2v train --help lists all)")
-    config, recipe = load_train_config(values, given.settings)
+    config, recipe = load_train_config(values, _with_workers(given))
     return TrainJob(
         **{key: value for key, value in named.items() if value is not None},
         config=config,

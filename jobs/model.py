@@ -61,8 +61,8 @@ def _folder(name: str, seed: int) -> Path:
     if base is None:
         names = ", ".join(base.name for base in BASES)
         raise ModelError(
-            f"model '{name}' is not there: expected mini, {names}, a hub id of those, a folder with the files of one, "
-            "or a folder written by save_pretrained"
+            f"model '{name}' is not there: expected mini, {names}, for training mini-cpu or mini-gpu, "
+            "a hub id of those, a folder with the files of one, or a folder written by save_pretrained"
         )
     return _converted(base, None)
 

@@ -23,12 +23,11 @@ from storage.location import absolute, local_path
 
 @dataclass
 class TrainJob:
-    """What `memory-v2v train` was asked to do. workers: processes on Ray, 0 for this one alone."""
+    """What `memory-v2v train` was asked to do."""
 
     data: str
     out: str
     model: str = "mini-cpu"
-    workers: int = 0
     config: TrainConfig = field(default_factory=TrainConfig)
     recipe: Recipe = field(default_factory=Recipe)
     dry_run: bool = False
@@ -72,8 +71,8 @@ def train(job: TrainJob) -> int:
     if config.sharding == "full":
         if job.recipe.optimizer != "adamw":
             raise UsageError("sharding is full and optimizer muon, which takes whole matrices: set optimizer=adamw")
-        if not job.workers:
-            raise UsageError("sharding is full and --workers 0, expected processes to spread over: set --workers")
+        if not job.config.workers:
+            raise UsageError("sharding is full and workers 0, expected processes to spread over: set --workers")
     Corpus(clips, config.frames, recipe)  # refuses clips that no task can use
     names = {each.name for each in dataclasses.fields(TrainingSetup)}
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key in names}
@@ -107,7 +106,7 @@ def train(job: TrainJob) -> int:
 
 def _run(job: TrainJob, setup: Any) -> None:
     report = TrainingProgress(setup.recipe.steps)
-    if not job.workers:
+    if not job.config.workers:
         from actors.training import train as loop
 
         loop(setup, report=report)
@@ -117,9 +116,9 @@ def _run(job: TrainJob, setup: Any) -> None:
 
     connect()
     found = nodes()
-    where = places(job.workers, setup.threads, found)
-    setup = dataclasses.replace(setup, device=training_device(job.workers, found))  # theirs, whatever is here
-    train_on_ray(setup, job.workers, retries=job.config.retries, cpus=where.num_cpus, report=report)
+    where = places(job.config.workers, setup.threads, found)
+    setup = dataclasses.replace(setup, device=training_device(job.config.workers, found))  # theirs, whatever is here
+    train_on_ray(setup, job.config.workers, retries=job.config.retries, cpus=where.num_cpus, report=report)
 
 
 class TrainingProgress:
@@ -151,7 +150,7 @@ def _describe(job: TrainJob, setup: Any, spec: Any, clips: int) -> None:
     from pipeline.training.tuning import add_lora, takes_part
     from pipeline.transformer import MemoryWanTransformer3DModel
 
-    processes, recipe = max(1, job.workers), setup.recipe
+    processes, recipe = max(1, job.config.workers), setup.recipe
     with torch.device("meta"):
         network = MemoryWanTransformer3DModel.from_config(
             MemoryWanTransformer3DModel.load_config(setup.model, subfolder="transformer")

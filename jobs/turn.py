@@ -6,7 +6,6 @@ prompt (`"make it winter"`), or a YAML mapping of them: `{trajectory: arc_left, 
 
 from __future__ import annotations
 
-import difflib
 import posixpath
 import re
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import fsspec
 import numpy as np
 
+from jobs.config import nearest
 from pipeline.trajectory import PRESETS, Trajectory, TrajectoryError, preset
 from pipeline.trajectory_formats import COLMAP, parse_trajectory, read_colmap
 from storage.sources import TURN_KEYS, turn_mapping
@@ -73,8 +73,8 @@ def parse_turn(spec: str | dict[str, Any]) -> Turn:
     spec = {key: value for key, value in spec.items() if value is not None}  # a Parquet row holds every key
     for key in spec:
         if key not in TURN_KEYS:
-            near = difflib.get_close_matches(str(key), TURN_KEYS, n=1, cutoff=0.0)[0]
-            raise TurnError(f"turn {spec!r} has the key '{key}', which does not exist; the nearest is '{near}'")
+            near = nearest(str(key), TURN_KEYS) or f"; expected {', '.join(TURN_KEYS)}"
+            raise TurnError(f"turn {spec!r} has the key '{key}', which does not exist{near}")
     for key, value in spec.items():
         if not isinstance(value, str):
             raise TurnError(f"turn {spec!r} has {key} = {value!r}, expected text")
@@ -86,10 +86,9 @@ def parse_turn(spec: str | dict[str, Any]) -> Turn:
     if turn.trajectory is None and not turn.prompt:
         raise TurnError(f"turn {spec!r} has neither a trajectory nor a prompt: there is nothing to edit")
     if turn.trajectory is not None and turn.trajectory not in PRESETS and not exists(turn.trajectory):
-        near = difflib.get_close_matches(turn.trajectory, PRESETS, n=1, cutoff=0.0)[0]
         raise TurnError(
-            f"turn '{turn.trajectory}' is no preset and no file; the nearest preset is '{near}' "
-            f"(all: {', '.join(PRESETS)}). A one-word prompt is written 'prompt: WORD'"
+            f"turn '{turn.trajectory}' is no preset and no file{nearest(turn.trajectory, PRESETS)}. A prompt of one "
+            f"word is written 'prompt: {turn.trajectory}'; presets are {', '.join(PRESETS)}"
         )
     return turn
 

@@ -33,7 +33,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from .codec import PixelCodec, codec_of
 from .memory_cache import MemoryCache
 from .pixels import Codec
-from .spec import ModelSpec, compression_of
+from .spec import LEARNED, ModelSpec, compression_of
 from .text_encoder import WordEncoder  # noqa: F401  (diffusers loads components of imported modules only)
 from .trajectory import Trajectory, default_intrinsics
 from .transformer import ConditioningVideo, MemoryWanTransformer3DModel
@@ -80,6 +80,7 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         num_inference_steps, shift, guidance_scale: of the sampler.
         segment_frames: frames of one edit. area: pixels of a frame the model is meant for.
         text_length: text tokens, padded with zeros as Wan does. trained_steps: 0 marks random weights.
+        learned: which of LEARNED the weights were trained for; edits that need others are warned of.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
@@ -107,6 +108,7 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         area: int = 480 * 832,
         text_length: int = 512,
         trained_steps: int = 0,
+        learned: Sequence[str] = LEARNED,
     ) -> None:
         super().__init__()
         if prediction not in ("velocity", "sample"):
@@ -125,6 +127,7 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             area=area,
             text_length=text_length,
             trained_steps=trained_steps,
+            learned=tuple(learned),
         )
 
     @classmethod

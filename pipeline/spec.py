@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+LEARNED = ("camera", "text", "memory")  # new views, instructions, and what they were shown of earlier edits
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -16,8 +18,8 @@ class ModelSpec:
 
     compression: (temporal, spatial) pixels per latent. patch: (T, H, W) latents per token. segment_frames: frames of
     one edit. area: pixels of a frame it is meant for. steps: denoising steps. trained: False while the weights are
-    random. caches: its conditioning can be computed once (a source that is as noisy as the target cannot). merges: it
-    has a compressor for memory frames.
+    random. learned: which of LEARNED they were trained for. caches: its conditioning can be computed once (a source
+    that is as noisy as the target cannot). merges: it has a compressor for memory frames.
     """
 
     compression: tuple[int, int]
@@ -26,6 +28,7 @@ class ModelSpec:
     area: int
     steps: int
     trained: bool
+    learned: tuple[str, ...]
     caches: bool
     merges: bool
 
@@ -39,6 +42,7 @@ class ModelSpec:
             area=pipeline["area"],
             steps=pipeline["num_inference_steps"],
             trained=pipeline["trained_steps"] > 0,
+            learned=tuple(pipeline.get("learned", LEARNED)),  # models of before it was said
             caches=transformer["source"] != "tokens" or transformer["source_modulation"] != "target",
             merges=transformer["merge"] == "merge",
         )

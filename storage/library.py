@@ -275,8 +275,8 @@ def _check_fits(url: str, dataset: lance.LanceDataset, model: str, descriptor_di
         )
     if found[_MODEL] != model:
         raise LibraryError(
-            f"library {url} holds memories of model {found[_MODEL]}, this run uses {model}; use that model, or another "
-            "--library"
+            f"library {url} holds memories of model {found[_MODEL][:16]}, this run uses {model[:16]}; a library "
+            "belongs to one model: use that, or another --out or --library"
         )
     size = dataset.schema.field("descriptor").type.list_size
     if size != descriptor_dim:

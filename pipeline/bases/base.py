@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 # Raised when the same sources would give another folder; a test holds it against the parameters and configurations.
-FORMAT = 2
+FORMAT = 3
 
 COMPONENTS = ("vae", "text_encoder", "tokenizer")
 

@@ -19,5 +19,5 @@ LUCY_EDIT = Base(
     network=WAN_5B_CHANNELS,
     condition={**MEMORY, "attention": "joint", "cameras": "extrinsics", "source": "channels"},
     # The number of its training steps is not published; anything above zero says that it is trained.
-    defaults={**SAMPLER, "trained_steps": 1},
+    defaults={**SAMPLER, "trained_steps": 1, "learned": ("text",)},
 )

@@ -28,7 +28,7 @@ MEMORY_V2V = Base(
         "source_camera": "own",
     },
     # The paper says 1-2 K steps; anything above zero says that it is trained.
-    defaults={**SAMPLER, "trained_steps": 1_000},
+    defaults={**SAMPLER, "trained_steps": 1_000, "learned": ("camera", "memory")},
     brings=(".cam_encoder.", ".projector."),
     partial=True,
 )

@@ -26,6 +26,6 @@ RECAMMASTER = Base(
         "source_modulation": "target",
         "source_camera": "target",
     },
-    defaults={**SAMPLER, "trained_steps": 20_000},
+    defaults={**SAMPLER, "trained_steps": 20_000, "learned": ("camera",)},
     brings=(".cam_encoder.", ".projector."),
 )

@@ -137,7 +137,6 @@ def run(given: argparse.Namespace, setup: Setup, recipe: Recipe) -> None:
         pipe.transformer.compile_repeated_blocks(dynamic=True)
     network = Network(pipe, None, getattr(torch, setup.precision))
     trainer = Trainer(network, recipe, setup.seed)
-    begun = pipe.config.trained_steps
     checkpoint, model, journal = (given.out / name for name in ("checkpoint.pt", "model", "log.jsonl"))
     given.out.mkdir(parents=True, exist_ok=True)
     if checkpoint.exists():
@@ -153,7 +152,7 @@ def run(given: argparse.Namespace, setup: Setup, recipe: Recipe) -> None:
         # The model first, and each of the two whole: a training that has its last checkpoint has its model.
         part = model.with_suffix(".part")
         with trainer.averaged():
-            pipe.register_to_config(trained_steps=begun + trainer.step, area=setup.height * setup.width)
+            trainer.register(setup.height * setup.width)
             pipe.save_pretrained(part)
         shutil.rmtree(model, ignore_errors=True)
         part.replace(model)

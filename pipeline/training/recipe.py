@@ -22,19 +22,19 @@ class Recipe:
     """How a model is trained. Shares are probabilities in 0..1. Raises ValueError for values that make no sense."""
 
     # Optimisation.
-    steps: int = choice(20_000, "of the whole training")
+    steps: int = choice(20_000, "steps of the whole training")
     batch: int = choice(4, "scenes per step and process")
     targets: int = choice(4, "noisy targets that share a scene's encoding; joint attention takes one")
     optimizer: str = choice("muon", "muon: Muon for the matrices in the blocks, AdamW for the rest; adamw: for all")
-    learning_rate: float = choice(1e-3, "of Muon")
-    adam_learning_rate: float = choice(1e-3, "of AdamW")
-    weight_decay: float = choice(0.0, "decoupled")
+    learning_rate: float = choice(1e-3, "learning rate of Muon")
+    adam_learning_rate: float = choice(1e-3, "learning rate of AdamW")
+    weight_decay: float = choice(0.0, "decoupled weight decay of both")
     warmup: int = choice(200, "steps over which both rates rise")
-    decay: float = choice(0.5, "last share of the steps, over which both rates fall to nothing")
+    decay: float = choice(0.5, "share of the steps, the last ones, over which both rates fall to nothing")
     clip: float = choice(1.0, "greatest norm of the gradient")
     ema: float = choice(0.998, "decay of the averaged weights, which are what is saved")
     # Noise: sigma = sigmoid(N(0, spread) + log shift).
-    shift: float = choice(0.0, "of the noise levels trained on; 0: the sampler's")
+    shift: float = choice(0.0, "shift of the noise levels trained on; 0: the sampler's")
     spread: float = choice(1.2, "standard deviation of the noise level's logit")
     pure_noise: float = choice(0.1, "share of the targets that are noise alone")
     pure_noise_text: float = choice(0.35, "the same of text edits: in noise alone nothing but the words tells")
@@ -43,14 +43,16 @@ class Recipe:
     text: float = choice(0.35, "share with instructions")
     onward: float = choice(0.15, "share that continues a segment (no source, the preceding one as memory)")
     real: float = choice(0.3, "share of real footage among the scenes, where data and task have some")
-    turned: float = choice(0.2, "share of the text samples whose source is seen by another camera than the target")
+    turned: float = choice(
+        0.2, "share of the text samples whose source is seen by any camera of the scene, not the target's own"
+    )
     glimpses: float = choice(0.0, "share of the steps on short windows, of many more scenes, with an instruction alone")
     guessed: float = choice(
         0.0, "share of the text steps with the model's own guess under the noise, as when it samples"
     )
     # Memory.
-    memories: int = choice(6, "at most")
-    memory_dropout: float = choice(0.3, "share of the steps without any")
+    memories: int = choice(6, "memories shown to a sample, at most")
+    memory_dropout: float = choice(0.3, "share of the steps without memories")
     memory_dropout_text: float = choice(0.5, "the same of text edits")
     foreign: float = choice(0.1, "share of the memories that show another scene, since retrieval may fail")
     memory_noise: float = choice(0.15, "greatest standard deviation of the noise on them, in units of the latent")
@@ -59,11 +61,11 @@ class Recipe:
     source_dropout: float = choice(0.1, "share of the steps with memory that do not see their source")
     text_dropout: float = choice(0.1, "share of the instructions that are not given")
     camera_dropout: float = choice(0.0, "share of the steps without any camera; only for models with grid positions")
-    own_weight: float = choice(0.3, "of the error of what a model that copies along rays makes up itself")
+    own_weight: float = choice(0.3, "weight of the error of what a model that copies along rays makes up itself")
     depth_weight: float = choice(
-        0.1, "of the error of log depths, where the model copies along rays and the data has depth"
+        0.1, "weight of the error of log depths, where the model copies along rays and the data has depth"
     )
-    changed_weight: float = choice(5.0, "of pixels that an instruction changes")
+    changed_weight: float = choice(5.0, "weight of pixels that an instruction changes")
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -91,6 +93,12 @@ class Recipe:
         return replace(
             self, batch=batch, targets=1, camera=0.0, text=1.0, onward=0.0, memory_dropout_text=1.0, glimpses=0.0
         )
+
+    @property
+    def teaches(self) -> tuple[str, ...]:
+        """What a model has learned after it, as `ModelSpec.learned` names it."""
+        shown = self.onward or (self.camera and self.memory_dropout < 1) or (self.text and self.memory_dropout_text < 1)
+        return tuple(name for name, part in (("camera", self.camera), ("text", self.text), ("memory", shown)) if part)
 
     def schedule(self, step: int) -> float:
         """What both learning rates are multiplied with at a step, counted from 0."""

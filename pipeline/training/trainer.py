@@ -10,6 +10,8 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch.utils._pytree import tree_map
 
+from pipeline.spec import LEARNED
+
 from .batch import Batch
 from .muon import Muon
 from .network import Network
@@ -43,6 +45,8 @@ class Trainer:
         self.network, self.recipe, self.seed, self.rank = network, recipe, seed, rank
         self.pipe = network.pipe
         self.step = 0
+        config = self.pipe.config
+        self.begun = config.trained_steps, tuple(config.learned) if config.trained_steps else ()
         if recipe.camera_dropout and self.pipe.transformer.config.positions == "frustum":
             raise ValueError(
                 "camera_dropout: this model places tokens on camera rays and has none without; set it to 0"
@@ -103,6 +107,12 @@ class Trainer:
     def _clear(self) -> None:
         for parameter in self.parameters.values():
             parameter.grad = None
+
+    def register(self, area: int) -> None:
+        """Say in the pipeline's configuration what its weights are by now. area: pixels of the frames trained on."""
+        steps, learned = self.begun
+        learned = tuple(each for each in LEARNED if each in (*learned, *self.recipe.teaches))
+        self.pipe.register_to_config(trained_steps=steps + self.step, area=area, learned=learned)
 
     def averaged(self) -> Averaged:
         """`with trainer.averaged(): ...` runs with the averaged weights, which are what is validated and saved."""

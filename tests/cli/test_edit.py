@@ -142,6 +142,8 @@ def test_the_same_command_again_finds_all_done_and_writes_no_video_anew(edited, 
         ([*TURNS, "seed=1"], "0 edits done, 9 to do"),
         ([*TURNS, "radius=50"], "0 edits done, 9 to do"),
         ([*TURNS, "crf=30", "--workers", "7"], "9 edits done, 0 to do"),
+        ([*TURNS, "--fresh"], "--fresh would forget 9 memories and remove 4 videos"),
+        ([*TURNS, "--fresh"], "0 edits done, 9 to do"),
     ],
 )
 def test_a_dry_run_tells_what_a_changed_plan_shares_with_what_was_done(edited, tiny_model, words, said) -> None:
@@ -221,6 +223,8 @@ def test_a_folder_with_bad_files_among_good_ones_finishes_the_good_ones(edit, cl
         (["--turn", "pan_rigth"], "'pan_right'"),
         ([], "no turns"),
         (["--turn", "pan_right", "wrokers=2"], "'workers'"),
+        (["--turn", "winter"], "A prompt of one word is written 'prompt: winter'"),
+        (["--turn", "pan_right", "--steps", "4"], "unknown option --steps; settings are written without dashes"),
         (["--turn", "pan_right", "k=[1"], "'k'"),
         (["--turn", "pan_right", "shift=.inf"], "'shift'"),
         (["--turn", "pan_right", "size=97x128"], "97x128"),

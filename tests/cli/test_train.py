@@ -48,8 +48,11 @@ def test_a_dry_run_says_what_it_would_take_and_leaves_nothing(command, tmp_path,
 
 def test_settings_may_come_from_a_file_and_the_command_line_wins(command, tmp_path, capfd):
     (tmp_path / "short.yaml").write_text("steps: 7\nbatch: 3\nworkers: 2\n")
-    assert command("--config", str(tmp_path / "short.yaml"), "--workers", "0", "--dry-run") == 0
-    assert "30 steps of 1 x 2 scenes" in capfd.readouterr().err
+    assert command("--config", str(tmp_path / "short.yaml"), "--dry-run") == 0
+    assert "30 steps of 2 x 2 scenes" in capfd.readouterr().err
+    for words in (["--workers", "0"], ["workers=0"]):
+        assert command("--config", str(tmp_path / "short.yaml"), *words, "--dry-run") == 0
+        assert "30 steps of 1 x 2 scenes" in capfd.readouterr().err
     (tmp_path / "wrong.yaml").write_text("stepps: 7\n")
     assert command("--config", str(tmp_path / "wrong.yaml"), "--dry-run") == 2
     assert "setting 'stepps' does not exist; the nearest is 'steps'" in capfd.readouterr().err

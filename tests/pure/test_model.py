@@ -9,7 +9,10 @@ import pytest
 import torch
 
 import jobs.model
+from jobs.config import EditConfig
+from jobs.edit import unlearned
 from jobs.model import ModelError, resolve
+from jobs.turn import parse_turn
 from pipeline.bases import BASES
 from pipeline.bases.recammaster import RECAMMASTER
 from pipeline.memory_pipeline import MemoryV2VPipeline, MemoryVideo
@@ -113,3 +116,24 @@ def test_what_was_made_in_the_cache_can_be_read_by_whoever_shares_it(tmp_path, m
 def test_both_sizes_of_mini_can_begin_untrained():
     folders = {resolve(f"mini-{size}", seed=seed).folder for size in ("cpu",) for seed in (0, 1)}
     assert len(folders) == 2 and not resolve("mini-cpu").spec.trained
+
+
+@pytest.mark.parametrize(
+    ("learned", "turns", "said"),
+    [
+        (("camera", "text", "memory"), ["pan_right", "make it night"], []),
+        (
+            ("text", "memory"),
+            ["pan_right"],
+            ["has not learned to move the camera: pan_right will look like its source"],
+        ),
+        (("text", "memory"), ["make it night"], []),
+        (("camera", "memory"), ["{trajectory: pan_right, prompt: a room}"], []),
+        (("camera", "memory"), ["make it night"], ["has not learned instructions"]),
+        (("camera",), ["pan_right"], ["has not learned to look at memories"]),
+    ],
+)
+def test_what_a_model_was_not_trained_for_is_said(learned: tuple[str, ...], turns: list[str], said: list[str]) -> None:
+    lines = unlearned([parse_turn(turn) for turn in turns], EditConfig(), learned)
+    assert len(lines) == len(said) and all(part in line for line, part in zip(lines, said, strict=True))
+    assert not any("memories" in line for line in unlearned([], EditConfig(k=0), learned))

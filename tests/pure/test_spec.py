@@ -9,8 +9,17 @@ from pipeline.spec import ModelSpec, compression_of
 
 
 def spec(compression: tuple[int, int], patch: tuple[int, int, int]) -> ModelSpec:
-    more = {"segment_frames": 16, "area": 96 * 96, "steps": 8, "trained": False, "caches": True, "merges": True}
-    return ModelSpec(compression, patch, **more)
+    return ModelSpec(
+        compression,
+        patch,
+        segment_frames=16,
+        area=96 * 96,
+        steps=8,
+        trained=False,
+        learned=(),
+        caches=True,
+        merges=True,
+    )
 
 
 @given(st.integers(1, 200))

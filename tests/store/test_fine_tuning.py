@@ -64,6 +64,7 @@ def test_a_base_is_tuned_where_the_paper_tunes_it_and_nowhere_else(fine, base):
         assert Path(base, part).read_bytes() == Path(asked.out, MODEL, part).read_bytes()
     pipe = MemoryV2VPipeline.from_pretrained(f"{asked.out}/{MODEL}")
     assert pipe.config.trained_steps == 20_006  # those of the base, and ours
+    assert tuple(pipe.config.learned) == ("camera", "text", "memory"), "all that it was shown"
     assert list(validated(asked.out)) == [0, 6] and list((Path(asked.out) / "sheets").iterdir())
 
 
