@@ -1,6 +1,6 @@
 """`mini` from nothing, on one machine with one GPU and no other library than torch, diffusers and transformers.
 
-    python -m pipeline.training.alone --out build/mini-gpu --config configs/mini-gpu.yaml --scenes 6000
+    python -m pipeline.training.alone --out build/mini-gpu --config configs/mini-gpu.yaml --scenes 4000
 
 The same training as `memory-v2v train`, on scenes that are rendered into the GPU's memory first. `--out` gets
 `log.jsonl`, `checkpoint.pt`, from which the same command goes on, and `model/`, the averaged weights.
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--edits", type=int, default=8, help="of each scene")
     parser.add_argument("--frames", type=int, default=48, help="of each clip")
     parser.add_argument("--renderers", type=int, default=max(1, (os.cpu_count() or 2) - 2), help="processes")
-    parser.add_argument("--footage", metavar="DIR", help="real clips beside the scenes: see footage_clips")
+    parser.add_argument("--footage", metavar="DIR", help="real clips beside the scenes, from `python -m jobs.pieces`")
     parser.add_argument("--begin", metavar="DIR", help="a model to begin from instead of random weights")
     parser.add_argument("--minutes", type=float, default=math.inf, help="that it may take from now on: sets `steps`")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings and recipe; they win")
