@@ -28,8 +28,8 @@ from jobs import demo
 from jobs.chain import Chain
 from jobs.config import EditConfig
 from jobs.edit import compare_video, turn_videos
-from jobs.model import resolve
-from jobs.plan import Model, make_plan
+from jobs.model import Model, resolve
+from jobs.plan import make_plan
 from jobs.turn import parse_turn
 from pipeline.memory_pipeline import MemoryV2VPipeline, MemoryVideo
 from pipeline.trajectory import Trajectory, default_intrinsics

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import posixpath
 import re
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -23,9 +20,10 @@ import numpy as np
 from actors.outcome import Outcome
 from actors.publication import CompareVideo, TurnVideo
 from jobs.chain import Chain
+from jobs.command import DONE, FAILED, UsageError, say, writable_folder
 from jobs.config import EditConfig
-from jobs.model import resolve
-from jobs.plan import Model, Note, Plan, make_plan
+from jobs.model import Model, resolve
+from jobs.plan import Note, Plan, make_plan
 from jobs.progress import Progress, duration
 from jobs.results import count_edits, results, write_results
 from jobs.turn import Turn
@@ -34,12 +32,7 @@ from storage.library import Library
 from storage.location import absolute
 from storage.publish import video_id_of
 
-DONE, FAILED, USAGE = 0, 1, 2
 PUBLISHED = re.compile(r"turn-\d+-.*\.mp4|compare\.mp4")  # names of the files in a source's folder
-
-
-class UsageError(ValueError):
-    """A command that cannot start. One line, with the remedy."""
 
 
 @dataclass
@@ -66,16 +59,16 @@ def edit(job: EditJob) -> int:
     out = writable_folder(job.out, create=not job.dry_run)
     model = resolve(job.model)
     if not model.spec.trained:
-        _say(f"model '{job.model}' is untrained: its weights are random and what it makes is noise; all else is real")
+        say(f"model '{job.model}' is untrained: its weights are random and what it makes is noise; all else is real")
     plan = make_plan(
         job.inputs, job.turns, job.config, model,
         limit=job.limit, source_trajectory=job.source_trajectory, shots=job.shots,
     )  # fmt: skip
     for note in plan.notes:
-        _say(f"{'skipped' if note.status == 'failed' else note.status}: {note.message}")
+        say(f"{'skipped' if note.status == 'failed' else note.status}: {note.message}")
     turns = list(dict.fromkeys(turn for chain in plan.chains for turn in chain.turns))
     for line in unlearned(turns, job.config, model.spec.learned):
-        _say(f"warning: model '{job.model}' {line}")
+        say(f"warning: model '{job.model}' {line}")
     library_url = library_of(job, out)
     library = _open_library(library_url, job.config, model, create=not job.dry_run)
     if job.fresh and not job.dry_run and library is not None:
@@ -83,7 +76,7 @@ def edit(job: EditJob) -> int:
     committed = {chain.name: library.committed(chain.fingerprint) if library else set() for chain in plan.chains}
     if job.fresh and job.dry_run:
         forgotten = sum(map(len, committed.values()))
-        _say(f"--fresh would forget {forgotten} memories and remove {len(published(plan, out))} videos")
+        say(f"--fresh would forget {forgotten} memories and remove {len(published(plan, out))} videos")
         committed = {chain.name: set() for chain in plan.chains}
     _describe(plan, committed, library, job.config, model)
     if job.dry_run or library is None:
@@ -94,10 +87,10 @@ def edit(job: EditJob) -> int:
 
     notes = _notes(plan, outcome)
     for note in notes[len(plan.notes) :]:
-        _say(f"{note.status}: {note.message}")
+        say(f"{note.status}: {note.message}")
     if outcome.stopped:
-        _say(f"stopped: {outcome.stopped}")
-        _say(f"{outcome.edits} edits were committed in this run; the same command goes on from there")
+        say(f"stopped: {outcome.stopped}")
+        say(f"{outcome.edits} edits were committed in this run; the same command goes on from there")
     whole = [chain for chain in plan.chains if _is_whole(videos[chain.name])]
     done = {"done": len(whole), "failed": len(plan.chains) + len(plan.failed) - len(whole)}
     shown = {video.url: video.ids for chain in plan.chains for video in videos[chain.name] if _is_whole([video])}
@@ -118,10 +111,10 @@ def edit(job: EditJob) -> int:
         write_results(out, table, summary)
     except (ValueError, OSError) as error:  # edits and videos are there all the same
         notes.append(Note("failed", out, str(error)))
-        _say(f"failed: {error}")
+        say(f"failed: {error}")
     for chain in whole:
-        _say(f"{chain.url}: {len(chain.turns)} turns at {_size(videos[chain.name][0])} in {out}/{chain.name}")
-    _say(f"{len(whole)} of {sum(done.values())} videos done, {outcome.edits} edits made; "
+        say(f"{chain.url}: {len(chain.turns)} turns at {_size(videos[chain.name][0])} in {out}/{chain.name}")
+    say(f"{len(whole)} of {sum(done.values())} videos done, {outcome.edits} edits made; "
          f"results in {out}/results.parquet, memories in {library_url}")  # fmt: skip
     return FAILED if any(note.status == "failed" for note in notes) or len(whole) < len(plan.chains) else DONE
 
@@ -259,28 +252,10 @@ def _run(
         device="cuda" if where.num_gpus else "cpu",
     )
     try:
-        outcome = Run(work, scheduler, setup, where, progress, _say)()
+        outcome = Run(work, scheduler, setup, where, progress, say)()
     finally:
         progress.close(scheduler)
     return outcome
-
-
-def writable_folder(url: str, create: bool) -> str:
-    """The folder's absolute path or URL. Raises UsageError where results cannot be written."""
-    filesystem, path = fsspec.core.url_to_fs(url)
-    if filesystem.protocol not in ("file", ("file", "local")):
-        return url.rstrip("/")
-    folder = Path(path)
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"output folder {url} is a file: choose another --out")
-    if create:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"output folder {url} cannot be made ({error.strerror}): choose another --out") from None
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise UsageError(f"output folder {url} is not writable: change its permissions or choose another --out")
-    return str(folder.resolve())
 
 
 def _open_library(url: str, config: EditConfig, model: Model, create: bool) -> Library | None:
@@ -302,7 +277,7 @@ def _describe(
     for chain in plan.chains:
         there = len(committed[chain.name].intersection(chain.ids))
         done, todo = done + there, todo + len(chain) - there
-        _say(f"{chain.url}: {chain.info.frames} frames, {len(chain.segments)} segments x {len(chain.turns)} turns = "
+        say(f"{chain.url}: {chain.info.frames} frames, {len(chain.segments)} segments x {len(chain.turns)} turns = "
              f"{len(chain)} edits at {chain.fit.width}x{chain.fit.height}, {there} done")  # fmt: skip
     seconds = library.rows(columns=["seconds"])["seconds"].to_pylist() if library else []
     steps = config.steps or model.spec.steps
@@ -311,7 +286,7 @@ def _describe(
         if seconds
         else f"{todo * steps} denoising steps"
     )
-    _say(f"plan: {len(plan.chains)} videos, {done} edits done, {todo} to do" + (f" ({cost})" if todo else ""))
+    say(f"plan: {len(plan.chains)} videos, {done} edits done, {todo} to do" + (f" ({cost})" if todo else ""))
 
 
 def _is_whole(videos: Sequence[TurnVideo | CompareVideo]) -> bool:
@@ -321,10 +296,6 @@ def _is_whole(videos: Sequence[TurnVideo | CompareVideo]) -> bool:
 def _size(video: TurnVideo) -> str:
     source = (video.source.height // 2 * 2, video.source.width // 2 * 2)
     return f"{video.size[1]}x{video.size[0]}, {'the source' if video.size == source else 'the model'}'s size"
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def read_summary(out: str) -> dict[str, Any]:

@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from actors.extension import EXTENDER, Extending, PairsTask, last_shot
+from jobs.command import DONE, FAILED, UsageError, megabytes, say, writable_folder
 from jobs.config import ExtendConfig, bits_of
-from jobs.edit import DONE, FAILED, UsageError, writable_folder
-from jobs.model import resolve
-from jobs.plan import Model
-from jobs.synthesize import begun, check_room, make, megabytes, say
+from jobs.model import Model, resolve
+from jobs.synthesize import begun, check_room, make
 from pipeline.clip import Clip
 from storage.clips import NAME, ClipDataset
 from storage.location import absolute

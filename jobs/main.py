@@ -19,6 +19,7 @@ from typing import Any
 import fsspec
 import yaml
 
+from jobs.command import FAILED, USAGE, UsageError, say
 from jobs.config import (
     ConfigError,
     EditConfig,
@@ -149,8 +150,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 all done, 1 some failed, 2 the command could not be understood or started."""
     # argparse takes free words only up to the first option; those that follow are ours to collect.
     given, rest = parser().parse_known_args(arguments)
-    from jobs.edit import FAILED, USAGE, UsageError, edit
-
     try:
         if unknown := [word for word in rest if word.startswith("-")]:
             raise UsageError(
@@ -170,19 +169,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             given.settings += rest
             return train(train_job(given))
+        from jobs.edit import edit
+
         given.inputs += rest
         return edit(edit_job(given))
     except KeyboardInterrupt:
-        print("memory-v2v: interrupted; what is committed stays, the same command goes on from there", file=sys.stderr)
+        say("memory-v2v: interrupted; what is committed stays, the same command goes on from there")
         return FAILED
     except (ValueError, OSError, ImportError) as error:  # the last where fsspec lacks a URL's package
-        print(f"memory-v2v: {str(error).splitlines()[0] if str(error) else type(error).__name__}", file=sys.stderr)
+        say(f"memory-v2v: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
         return USAGE
 
 
 def edit_job(given: argparse.Namespace) -> Any:
     """What the arguments and the plan file say together; the command line wins. Raises ValueErrors of one line."""
-    from jobs.edit import EditJob, UsageError
+    from jobs.edit import EditJob
 
     plan = _read_plan(given.plan) if given.plan else {}
     overrides = [word for word in given.inputs if _is_override(word)]
@@ -219,7 +220,6 @@ def edit_job(given: argparse.Namespace) -> Any:
 
 def synthesize_job(given: argparse.Namespace) -> Any:
     """What the arguments say. Raises ValueErrors of one line."""
-    from jobs.edit import UsageError
     from jobs.synthesize import SynthesizeJob
 
     if not given.out:
@@ -241,7 +241,6 @@ def synthesize_job(given: argparse.Namespace) -> Any:
 
 def extend_job(given: argparse.Namespace) -> Any:
     """What the arguments of `synthesize --extend` say. Raises ValueErrors of one line."""
-    from jobs.edit import UsageError
     from jobs.extend import ExtendJob
 
     if not given.out:
@@ -254,8 +253,6 @@ def extend_job(given: argparse.Namespace) -> Any:
 
 
 def _synthesize_overrides(given: argparse.Namespace) -> list[str]:
-    from jobs.edit import UsageError
-
     if strange := [word for word in given.settings if not _is_override(word)]:
         raise UsageError(
             f"'{strange[0]}' is not a setting; expected key=value (memory-v2v synthesize --help lists all)"
@@ -269,7 +266,6 @@ def _with_workers(given: argparse.Namespace) -> list[str]:
 
 def train_job(given: argparse.Namespace) -> Any:
     """What the arguments and the file of settings say; the command line wins. Raises ValueErrors of one line."""
-    from jobs.edit import UsageError
     from jobs.train import TrainJob
 
     values = read_yaml(given.config, "config", "settings (memory-v2v train --help lists all)") if given.config else {}

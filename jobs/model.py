@@ -9,10 +9,10 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pipeline
-from jobs.plan import Model
 from pipeline.bases import BASES, Base, BaseError, find
 from pipeline.bases.base import FORMAT
 from pipeline.bases.locate import locate, recognise
@@ -26,6 +26,15 @@ SIZES = ("cpu", "gpu")  # of pipeline.mini, which is slow to import
 
 class ModelError(ValueError):
     """A model that cannot be found or read. One line, with the remedy."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A resolved model: its folder, the digest of its content, and its shapes."""
+
+    folder: str
+    digest: str
+    spec: ModelSpec
 
 
 def resolve(name: str, seed: int = 0) -> Model:

@@ -12,11 +12,11 @@ import fsspec
 
 from jobs.chain import Chain
 from jobs.config import ConfigError, EditConfig, parse_size
+from jobs.model import Model
 from jobs.turn import Turn, TurnError, exists, parse_turn, read_trajectory, target_trajectory
 from pipeline.fit import fit
 from pipeline.motion import APART, THUMBNAIL, moves
 from pipeline.segments import segments
-from pipeline.spec import ModelSpec
 from pipeline.trajectory import PRESETS, Trajectory, default_intrinsics
 from storage.fingerprint import file_digest
 from storage.sources import SourceEntry, expand
@@ -42,15 +42,6 @@ class Plan:
     @property
     def failed(self) -> list[Note]:
         return [note for note in self.notes if note.status == "failed"]
-
-
-@dataclass(frozen=True)
-class Model:
-    """A resolved model: its folder, the digest of its content, and its shapes."""
-
-    folder: str
-    digest: str
-    spec: ModelSpec
 
 
 def make_plan(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +19,9 @@ import fsspec
 from actors.footage import PieceTask
 from actors.rendered import Rendered
 from actors.renderer import GENERATOR, SceneTask, Task
+from jobs.command import DONE, FAILED, UsageError, megabytes, say, writable_folder
 from jobs.config import SEEDS, ExtendConfig, SynthesizeConfig, bits_of
 from jobs.data_card import CARD, SHEET, write_card, write_sheet
-from jobs.edit import DONE, FAILED, UsageError, writable_folder
 from jobs.footage import Footage, look_at
 from jobs.progress import SceneProgress
 from pipeline.scenes import Filming
@@ -220,11 +219,3 @@ def check_room(out: str, size: float, tasks: int) -> None:
                 f"{out}: {megabytes(size)} are needed and {megabytes(free)} are free, room for "
                 f"{math.floor(0.95 * free / size * tasks)} of these scenes: choose another --out, or fewer"
             )
-
-
-def megabytes(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jobs.command import DONE, FAILED, UsageError, megabytes, say, writable_folder
 from jobs.config import TrainConfig
-from jobs.edit import DONE, FAILED, UsageError, writable_folder
 from jobs.model import resolve
 from jobs.progress import duration
-from jobs.synthesize import megabytes
 from pipeline.training.recipe import Recipe
 from storage.errors import StorageError
 from storage.location import absolute, local_path
@@ -89,18 +88,18 @@ def train(job: TrainJob) -> int:
         return DONE
     taken = Checkpoints(Path(out) / CHECKPOINTS).steps()
     if taken and taken[-1] >= recipe.steps:
-        _say(f"nothing to do: {taken[-1]} steps are taken already; for more of them set steps, or choose another --out")
+        say(f"nothing to do: {taken[-1]} steps are taken already; for more of them set steps, or choose another --out")
         return DONE
     try:
         _run(job, setup)
     except (DivergedError, StorageError) as error:  # what would only happen again
-        _say(f"failed: {error}; the newest checkpoint stays")
+        say(f"failed: {error}; the newest checkpoint stays")
         return FAILED
     except (RuntimeError, OSError) as error:
-        _say(f"failed: {error}; the newest checkpoint stays, the same command goes on from there")
+        say(f"failed: {error}; the newest checkpoint stays, the same command goes on from there")
         return FAILED
     use = "to be given to pipe.load_lora_weights" if setup.tune == "lora" else "to be used as --model"
-    _say(f"done: {Path(out) / MODEL}, {use}; {Path(out) / 'log.jsonl'} has the figures")
+    say(f"done: {Path(out) / MODEL}, {use}; {Path(out) / 'log.jsonl'} has the figures")
     return DONE
 
 
@@ -167,17 +166,13 @@ def _describe(job: TrainJob, setup: Any, spec: Any, clips: int) -> None:
         for file in Path(setup.model, part).glob("*.safetensors")
     )
     rate = measured_rate(setup.device, getattr(torch, setup.precision), setup.threads)
-    _say(
+    say(
         f"{job.model}: {found.trained / 1e6:.1f} of {found.parameters / 1e6:.1f} M parameters, {recipe.steps} steps of "
         f"{processes} x {recipe.batch} scenes x {recipe.targets} targets, each {setup.frames} frames of "
         f"{setup.width}x{setup.height}, from {clips:,} clips"
     )
-    _say(
+    say(
         f"about {megabytes(found.memory + beside)} of memory per process, and "
         f"{duration(recipe.steps * found.operations / rate)} or more, at the {rate / 1e9:,.0f} GFLOP/s of a matrix "
         "product on this machine"
     )
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -33,9 +33,7 @@ def add_lora(transformer: Any, rank: int, seed: int = 0) -> None:
     try:
         from peft import LoraConfig
     except ImportError:
-        raise ValueError(
-            "tune=lora needs the package peft, which is not installed: pip install -e '.[lora]'"
-        ) from None
+        raise ValueError("tune=lora needs the package peft, which is not installed: pip install -e '.[lora]'") from None
     with seeded(seed):
         transformer.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=ADAPTED))
 

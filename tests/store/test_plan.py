@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from jobs.config import ConfigError, EditConfig
-from jobs.model import ModelError, resolve
-from jobs.plan import Model, Plan, make_plan
+from jobs.model import Model, ModelError, resolve
+from jobs.plan import Plan, make_plan
 from jobs.turn import TurnError, parse_turn
 from pipeline.spec import ModelSpec
 from pipeline.trajectory import default_intrinsics, preset
@@ -47,7 +47,9 @@ def test_a_still_source_is_cut_into_full_segments_of_the_models_size(plan, still
 
 @pytest.mark.parametrize("name", ["attention", "merge"])
 def test_a_setting_that_the_model_cannot_take_is_refused_before_any_source_is_looked_at(name) -> None:
-    published = Model("recammaster", "0" * 64, ModelSpec((4, 8), (1, 2, 2), 81, 480 * 832, 50, True, False, False))
+    published = Model(
+        "recammaster", "0" * 64, ModelSpec((4, 8), (1, 2, 2), 81, 480 * 832, 50, True, ("camera",), False, False)
+    )
     asked = EditConfig(**{name: {"attention": "cached", "merge": "merge"}[name]})
     with pytest.raises(ConfigError, match=f"setting '{name}' is .* but this model .*: leave it out"):
         make_plan(["nowhere.mp4"], [parse_turn("pan_right")], asked, published)
