@@ -6,7 +6,6 @@ memory-v2v edit clip.mp4 --turn pan_right --turn arc_left --out results
 from __future__ import annotations
 
 import dataclasses
-import json
 import posixpath
 import re
 import time
@@ -296,9 +295,3 @@ def _is_whole(videos: Sequence[TurnVideo | CompareVideo]) -> bool:
 def _size(video: TurnVideo) -> str:
     source = (video.source.height // 2 * 2, video.source.width // 2 * 2)
     return f"{video.size[1]}x{video.size[0]}, {'the source' if video.size == source else 'the model'}'s size"
-
-
-def read_summary(out: str) -> dict[str, Any]:
-    with fsspec.open(f"{out}/summary.json", "rt") as file:
-        summary: dict[str, Any] = json.load(file)
-        return summary

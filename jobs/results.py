@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -88,9 +87,3 @@ def write_results(folder: str, table: pa.Table, summary: dict[str, Any]) -> None
     with published(f"{folder}/summary.json") as path:
         with open(path, "w") as file:
             file.write(json.dumps(summary, indent=2, sort_keys=True) + "\n")
-
-
-def read_results(folder: str) -> pa.Table:
-    """The table of a finished run."""
-    with fsspec.open(f"{folder}/results.parquet", "rb") as file:
-        return pq.read_table(file)

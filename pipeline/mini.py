@@ -57,18 +57,6 @@ PIPELINE: dict[str, Any] = {
     "text_length": 32,
 }
 
-# The smallest instance of everything, for tests: an edit of two steps takes milliseconds.
-TINY_TRANSFORMER: dict[str, Any] = {
-    "num_attention_heads": 2,
-    "attention_head_dim": 12,
-    "text_dim": 32,
-    "freq_dim": 32,
-    "ffn_dim": 32,
-    "num_layers": 2,
-}
-TINY_TEXT: dict[str, Any] = {"width": 32, "layers": 1}
-TINY_PIPELINE: dict[str, Any] = {"num_inference_steps": 2, "area": 32 * 32}
-
 
 def build_mini(
     seed: int = 0,
@@ -99,11 +87,6 @@ def build_mini(
         tokenizer=tokenizer,
         **{**PIPELINE, "area": AREA, **pipeline},
     )
-
-
-def build_tiny(seed: int = 0, **pipeline: Any) -> MemoryV2VPipeline:
-    """`build_mini` at the size of a test."""
-    return build_mini(seed, transformer=TINY_TRANSFORMER, text=TINY_TEXT, **{**TINY_PIPELINE, **pipeline})
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ def clips(shared_data: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder of the smallest model: an edit takes milliseconds."""
-    from pipeline.mini import build_tiny
+    from tests.tiny import build_tiny
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
     build_tiny().save_pretrained(folder)

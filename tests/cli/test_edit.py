@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from jobs.edit import read_summary
 from jobs.main import main
-from jobs.results import read_results
 from pipeline.coverage import Sphere
 from pipeline.descriptor import DIMENSION
 from pipeline.pixels import load_codec
@@ -83,7 +82,7 @@ def files(folder: Path) -> dict[str, str]:
 
 def table(out: Path) -> tuple[list[dict], list[dict]]:
     """Rows of results.parquet: about edits, and about sources as a whole."""
-    rows = read_results(str(out)).to_pylist()
+    rows = pq.read_table(out / "results.parquet").to_pylist()
     return [row for row in rows if row["id"]], [row for row in rows if not row["id"]]
 
 
@@ -112,7 +111,7 @@ def test_three_turns_give_three_videos_a_comparison_a_library_and_a_table(edited
     ]
     assert set(latents(edited.out, tiny_model)) == {row["id"] for row in rows}
     assert {Path(row["video"]).name for row in rows} == {path.name for path in edited.folder.glob("turn-*.mp4")}
-    summary = read_summary(str(edited.out))
+    summary = json.loads((edited.out / "summary.json").read_text())
     assert summary["sources"] == {"done": 1, "failed": 0} and summary["edits"] == {"done": 9}
 
 
@@ -214,7 +213,7 @@ def test_a_folder_with_bad_files_among_good_ones_finishes_the_good_ones(edit, cl
     assert {p.parent.name.rpartition("-")[0]: probe(str(p)).frames for p in out.glob("*/turn-01-*.mp4")} == {
         "a_good": FRAMES, "e_one_frame": 1, "f_two_frames": 2,
     }  # fmt: skip
-    assert read_summary(str(out))["sources"] == {"done": 3, "failed": 5}
+    assert json.loads((out / "summary.json").read_text())["sources"] == {"done": 3, "failed": 5}
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from jobs.config import SynthesizeConfig, bits_of
-from pipeline.mini import build_tiny
 from pipeline.splits import split_of
 from pipeline.training.recipe import Recipe
 from pipeline.training.samples import Corpus
 from storage.clips import ClipDataset
 from tests.cli.test_synthesize import content, run
 from tests.clips import clip_row
+from tests.tiny import build_tiny
 
 FRAMES, ADDED = 16, 24  # a segment of the tiny model; one and a half more
 SMALL = ["height=16", "width=16", f"frames={FRAMES}", "cameras=3", "edits=1"]

@@ -14,12 +14,13 @@ from pipeline.copying import Copying, sights
 from pipeline.lookup import CELL, fine, halved, look, project
 from pipeline.memory_cache import MemoryCache
 from pipeline.memory_pipeline import MemoryV2VPipeline
-from pipeline.mini import TINY_TRANSFORMER, TRANSFORMER, build_tiny
+from pipeline.mini import TRANSFORMER
 from pipeline.scenes import random_scene, render
 from pipeline.scenes.correspondence import correspondence
 from pipeline.training.objective import depth_error
 from pipeline.transformer import MemoryWanTransformer3DModel
 from tests.rays import DIM, FRAMES, LENS, SIZE, camera, head, run, video
+from tests.tiny import TINY_TRANSFORMER, build_tiny
 
 
 def test_from_the_same_camera_a_video_comes_back_whole_whatever_the_depth():

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.extension import extended, onward
-from pipeline.mini import build_tiny
 from pipeline.trajectory import Trajectory, default_intrinsics
+from tests.tiny import build_tiny
 
 LENGTH = 16  # of the tiny model's segments
 

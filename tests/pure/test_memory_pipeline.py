@@ -8,9 +8,10 @@ from diffusers.callbacks import PipelineCallback
 from transformers import ByT5Tokenizer
 
 from pipeline.memory_pipeline import MemoryV2VPipeline, MemoryVideo
-from pipeline.mini import TINY_PIPELINE, TINY_TEXT, TINY_TRANSFORMER, build_mini, build_tiny
+from pipeline.mini import build_mini
 from pipeline.trajectory import Trajectory, default_intrinsics, preset
 from pipeline.transformer import MemoryTransformerOutput, MemoryWanTransformer3DModel
+from tests.tiny import TINY_PIPELINE, TINY_TEXT, TINY_TRANSFORMER, build_tiny
 
 LENS = default_intrinsics(1.0)
 STILL, PAN, ARC = Trajectory.static(16, LENS), preset("pan_right", 16, LENS), preset("arc_left", 16, LENS)

@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.memory_pipeline import MemoryV2VPipeline
-from pipeline.mini import build_mini, build_tiny
+from pipeline.mini import build_mini
 from pipeline.scenes import paired_edit, random_scene
 from pipeline.scenes.paired_edit import VOCABULARY
 from pipeline.text_encoder import UNKNOWN, word_tokenizer
+from tests.tiny import build_tiny
 
 
 def pieces(text: str) -> list[str]:

@@ -7,8 +7,8 @@ from diffusers.models.attention_dispatch import attention_backend
 from peft import LoraConfig, get_peft_model_state_dict
 
 from pipeline.memory_pipeline import MemoryV2VPipeline, MemoryVideo
-from pipeline.mini import build_tiny
 from pipeline.trajectory import PRESETS, Trajectory, default_intrinsics, preset
+from tests.tiny import build_tiny
 
 LENS = default_intrinsics(1.0)
 STILL, ARC = Trajectory.static(16, LENS), preset("arc_left", 16, LENS)

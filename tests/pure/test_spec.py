@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.mini import build_tiny
 from pipeline.spec import ModelSpec, compression_of
+from tests.tiny import build_tiny
 
 
 def spec(compression: tuple[int, int], patch: tuple[int, int, int]) -> ModelSpec:

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.clip import Clip
 from pipeline.memory_pipeline import MemoryVideo
-from pipeline.mini import SIZES, TINY_PIPELINE, TINY_TEXT, TINY_TRANSFORMER, TRANSFORMER, build_mini, build_tiny
+from pipeline.mini import SIZES, TRANSFORMER, build_mini
 from pipeline.training.batch import collate
 from pipeline.training.estimate import estimate, measured_rate
 from pipeline.training.muon import Muon, orthogonalised
@@ -29,6 +29,7 @@ from pipeline.training.tuning import takes_part
 from pipeline.training.validation import validate, validation_batches, validation_recipe
 from pipeline.trajectory import Trajectory, default_intrinsics, preset
 from pipeline.transformer import MemoryWanTransformer3DModel
+from tests.tiny import TINY_PIPELINE, TINY_TEXT, TINY_TRANSFORMER, build_tiny
 
 LENGTH = 8
 

@@ -179,7 +179,8 @@ def test_a_validation_split_that_serves_no_task_is_left_out(short, monkeypatch, 
 
 
 def test_a_checkpoint_of_other_widths_is_refused_and_stays(short, tmp_path):
-    from pipeline.mini import TINY_PIPELINE, TINY_TEXT, TINY_TRANSFORMER, build_mini
+    from pipeline.mini import build_mini
+    from tests.tiny import TINY_PIPELINE, TINY_TEXT, TINY_TRANSFORMER
 
     train(short(recipe={"steps": 1}))
     wide = build_mini(0, transformer={**TINY_TRANSFORMER, "ffn_dim": 48}, text=TINY_TEXT, **TINY_PIPELINE)

@@ -1,0 +1,24 @@
+"""The smallest instance of `mini`'s classes: an edit of two steps takes milliseconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.memory_pipeline import MemoryV2VPipeline
+from pipeline.mini import build_mini
+
+TINY_TRANSFORMER: dict[str, Any] = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "text_dim": 32,
+    "freq_dim": 32,
+    "ffn_dim": 32,
+    "num_layers": 2,
+}
+TINY_TEXT: dict[str, Any] = {"width": 32, "layers": 1}
+TINY_PIPELINE: dict[str, Any] = {"num_inference_steps": 2, "area": 32 * 32}
+
+
+def build_tiny(seed: int = 0, **pipeline: Any) -> MemoryV2VPipeline:
+    """`build_mini` at the size of a test."""
+    return build_mini(seed, transformer=TINY_TRANSFORMER, text=TINY_TEXT, **{**TINY_PIPELINE, **pipeline})
