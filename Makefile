@@ -31,6 +31,7 @@ test: lint
 	$(BIN)/python -m pytest tests/cli tests/cluster
 
 bench: install
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks
 
 check-docs: install

@@ -125,15 +125,17 @@ def main(arguments: list[str]) -> int:
             "|---|---|---|",
         ]
         lines += [f"| `{key}` | {_number(value)} | {GOALS[name].get(key, '')} |" for key, value in figures.items()]
-        parts[name] = "\n".join(lines)
+        kept = parts.get(name, "").partition(BY_HAND)[1:]  # what somebody wrote below the figures
+        parts[name] = "\n".join(lines) + ("\n\n" + "".join(kept) if kept[0] else "")
         text = "\n\n".join([HEAD, *(f"## {each}\n\n{parts[each]}" for each in sorted(parts))])
         DOCUMENT.write_text(text + "\n")
     return 0
 
 
+BY_HAND = "<!-- by hand -->"
 HEAD = """# Benchmarks
 
-Written by `make bench`. Every figure compares two things inside one run; absolute seconds depend on the machine."""
+Tables are written by `make bench`. Every figure compares two things inside one run; absolute seconds depend on the machine."""
 
 
 def _parts(text: str) -> dict[str, str]:
