@@ -170,6 +170,7 @@ class Scheduler:
         self._wait_or_end(chain)
 
     def add_worker(self, worker: str) -> None:
+        """A worker that is ready for its first edit. Raises SchedulerError for a name that is there already."""
         if worker in self._workers:
             raise SchedulerError(f"worker {worker!r} is there already; remove it first or give the new one a new name")
         self._workers[worker] = _Worker(worker)
@@ -289,6 +290,7 @@ class Scheduler:
 
     @property
     def edits(self) -> Counts:
+        """How many edits are done, left, given up with their source, and being made."""
         done = sum(chain.done_before + chain.position for chain in self._by_order)
         failed = sum(len(self._chains[source].edits) - self._chains[source].position for source in self._quarantined)
         left = sum(len(c.edits) - c.position for c in self._by_order) - failed
@@ -296,6 +298,7 @@ class Scheduler:
 
     @property
     def sources(self) -> Counts:
+        """How many sources are done, left and given up, and how many edits are being made."""
         failed = len(self._quarantined)
         return Counts(len(self._by_order) - self._open - failed, self._open, failed, self._in_flight)
 

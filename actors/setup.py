@@ -33,6 +33,7 @@ class Setup:
         }
 
     def open_library(self, create: bool = False) -> Library:
+        """The run's library. Raises as `Library.open` does."""
         # Here and not at the top: Lance does not survive a fork, so only the actor's own process may import it.
         from storage.library import Library
 

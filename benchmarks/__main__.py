@@ -135,7 +135,8 @@ def main(arguments: list[str]) -> int:
 BY_HAND = "<!-- by hand -->"
 HEAD = """# Benchmarks
 
-Tables are written by `make bench`. Every figure compares two things inside one run; absolute seconds depend on the machine."""
+Tables are written by `make bench`. Every figure compares two things inside one run; absolute seconds depend on the
+machine."""
 
 
 def _parts(text: str) -> dict[str, str]:

@@ -45,6 +45,7 @@ class ConditioningVideo:
 
 
 def choice(name: str, value: str, choices: Sequence[str]) -> str:
+    """The value. Raises ValueError, naming the argument, where it is none of the choices."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
     return value

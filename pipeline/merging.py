@@ -83,6 +83,7 @@ class Compressor(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
+        """Begin as the mean of the tokens that become one."""
         weight, (rows, columns) = self.conv.weight, self.kernel
         weight.copy_(torch.eye(len(weight), device=weight.device)[..., None, None].expand_as(weight) / (rows * columns))
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]

@@ -108,6 +108,7 @@ class Tokenizers(nn.ModuleDict):
             self[_name(kernel)] = Tokenizer(channels, dim, size, stride=size)
 
     def of(self, kernel: Sequence[int]) -> Any:
+        """The one of a kernel (frames, rows, columns), in multiples of the base patch. Raises ValueError for others."""
         if _name(kernel) not in self:
             raise ValueError(f"no tokenizer {_name(kernel)}, this model has {', '.join(self)}")
         return self[_name(kernel)]

@@ -125,6 +125,7 @@ def said(lines: Sequence[str], between: str) -> dict[str, Any]:
 
 
 def run(given: argparse.Namespace, setup: Setup, recipe: Recipe) -> None:
+    """Train, from the checkpoint in `given.out` where there is one, until the steps or the minutes are over."""
     began = time.monotonic()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_float32_matmul_precision("high")

@@ -52,6 +52,8 @@ class Batch:
         return (self.clean - plain).abs().amax(dim=1, keepdim=True) > CHANGED
 
     def to(self, device: torch.device | str) -> Batch:
+        """All its tensors on a device."""
+
         def moved(value: Any) -> Any:
             return None if value is None else value.to(device)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -114,9 +115,25 @@ class Trainer:
         learned = tuple(each for each in LEARNED if each in (*learned, *self.recipe.teaches))
         self.pipe.register_to_config(trained_steps=steps + self.step, area=area, learned=learned)
 
-    def averaged(self) -> Averaged:
-        """`with trainer.averaged(): ...` runs with the averaged weights, which are what is validated and saved."""
-        return Averaged(self)
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the network has the averaged weights, which are what is validated and saved."""
+        self._exchange()
+        gather(self.network)
+        self.pipe.transformer.eval()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        """The averaged weights and the trained ones change places."""
+        forget(self.network)
+        for parameter, average in zip(self.parameters.values(), self.average.shadow_params, strict=True):
+            held = parameter.detach().clone()
+            parameter.copy_(average)
+            average.copy_(held)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers and names: loads with `weights_only=True`. Tensors are whole, whatever is spread."""
@@ -156,30 +173,6 @@ class Trainer:
         shadow_params = [as_parameter(*each) for each in shadows]
         self.average.load_state_dict({**state["average"], "decay": self.recipe.ema, "shadow_params": shadow_params})
         self.step = state["step"]
-
-
-class Averaged:
-    """A context in which the averaged weights have changed places with the trained ones."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-
-    def __enter__(self) -> None:
-        self._exchange()
-        gather(self.trainer.network)
-        self.trainer.pipe.transformer.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self._exchange()
-
-    @torch.no_grad()
-    def _exchange(self) -> None:
-        trainer = self.trainer
-        forget(trainer.network)
-        for parameter, average in zip(trainer.parameters.values(), trainer.average.shadow_params, strict=True):
-            held = parameter.detach().clone()
-            parameter.copy_(average)
-            average.copy_(held)
 
 
 def is_block_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
