@@ -38,7 +38,6 @@ def train(job: TrainJob) -> int:
 
     from actors.training import CHECKPOINTS, MODEL, TrainingSetup
     from pipeline.training.samples import Corpus
-    from pipeline.training.trainer import DivergedError
     from pipeline.transformer import MemoryWanTransformer3DModel
     from storage.checkpoints import Checkpoints
     from storage.clips import ClipDataset
@@ -92,11 +91,8 @@ def train(job: TrainJob) -> int:
         return DONE
     try:
         _run(job, setup)
-    except (DivergedError, StorageError) as error:  # what would only happen again
-        say(f"failed: {error}; the newest checkpoint stays")
-        return FAILED
-    except (RuntimeError, OSError) as error:
-        say(f"failed: {error}; the newest checkpoint stays, the same command goes on from there")
+    except (RuntimeError, StorageError, OSError) as error:
+        say(f"failed: {error}; the newest checkpoint stays, and once that is mended the same command goes on from it")
         return FAILED
     use = "to be given to pipe.load_lora_weights" if setup.tune == "lora" else "to be used as --model"
     say(f"done: {Path(out) / MODEL}, {use}; {Path(out) / 'log.jsonl'} has the figures")
