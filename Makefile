@@ -1,7 +1,7 @@
 # make demo   edit a rendered clip in three turns, then look at demo/out
 # make test   lint, types, tests (what continuous integration runs)
 # make bench  every benchmark; writes docs/benchmarks.md
-# make train-mini   mini from nothing, into build/ (SIZE=gpu: the one in the box, on a GPU; FOOTAGE=DIR LICENCE=... adds
+# make train-mini   mini from nothing, into build/ (SIZE=gpu: the size of the one in the box, on a GPU; FOOTAGE=DIR LICENCE=... adds
 #                   clips; SCENES=N and SETTINGS="key=value ..." change how much)
 PYTHON ?= python3
 SIZE ?= cpu

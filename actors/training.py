@@ -98,8 +98,19 @@ def train(
         pipe.transformer.enable_gradient_checkpointing()
     if setup.compile:
         pipe.transformer.compile_repeated_blocks(dynamic=True)
+    data = ClipDataset.open(setup.data)
+    clips, unseen = data.clips("train"), data.clips("validation")
+    corpus = Corpus(clips, setup.frames, setup.recipe, glimpse=pipe.spec.frames_for(1))
     network = Network(pipe, setup.attention, getattr(torch, setup.precision))
-    trainer = Trainer(network, setup.recipe, setup.seed, rank, takes_part(setup.tune), wrap)
+    trainer = Trainer(
+        network,
+        setup.recipe,
+        setup.seed,
+        rank,
+        takes_part(setup.tune),
+        wrap,
+        ("text",) if setup.tune == "words" else corpus.teaches,
+    )
     checkpoints = Checkpoints(Path(setup.out) / CHECKPOINTS)
     if (found := checkpoints.latest()) is not None:
         try:
@@ -108,14 +119,11 @@ def train(
             raise ValueError(f"{checkpoints.path(found[0])}: {error}; choose another --out") from None
     log = Log(Path(setup.out) / LOG, trainer.step, report) if rank == 0 else None
 
-    data = ClipDataset.open(setup.data)
     windows = Windows(data, setup.height, setup.width)
     encode: Encode = Encoded(windows, load_codec(setup.model, setup.device))
     copies = pipe.transformer.copying is not None and "depth" in data.channels
     depths = WindowDepths(windows) if copies and setup.recipe.depth_weight else None
     every = pipe.codec.temporal_compression
-    clips, unseen = data.clips("train"), data.clips("validation")
-    corpus = Corpus(clips, setup.frames, setup.recipe, glimpse=pipe.spec.frames_for(1))
     if setup.latents:
         encode = _kept(setup, encode, data, [*clips, *unseen], log, trainer.step, rank, processes)
     kernels = len(memory_kernels(pipe))

@@ -12,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from jobs.main import main as memory_v2v
+from jobs.model import resolve
 from storage.publish import video_id_of, write_video
 from storage.video import VideoInfo
 
@@ -38,14 +39,17 @@ def main(folder: str) -> int:
     began = time.monotonic()
     clip, out = Path(folder) / "room.mp4", Path(folder) / "out"
     render(clip)
-    code = memory_v2v(["edit", str(clip), *(word for turn in TURNS for word in ("--turn", turn)), "--out", str(out)])
+    # A library belongs to one model, and an older release's may be there.
+    library = out / "library" / resolve("mini").digest[:8]
+    turns = [word for turn in TURNS for word in ("--turn", turn)]
+    code = memory_v2v(["edit", str(clip), *turns, "--out", str(out), "--library", str(library)])
     if code == 0:
         # An older release's folder, of another name, may lie beside this one's.
         compare = max(out.glob("room-*/compare.mp4"), key=lambda file: file.stat().st_mtime_ns)
         print(f"\nin {time.monotonic() - began:.0f} s. Look at")
         print(f"  {compare}  (source and turns side by side, the memories used below)")
         print(f"  {compare.parent}  (one video per turn)")
-        print(f"  {out}/results.parquet, {out}/summary.json, {out}/library")
+        print(f"  {out}/results.parquet, {out}/summary.json, {library}")
     return code
 
 

@@ -136,14 +136,14 @@ def _settings(*configs: Any) -> str:
         for config in configs
         for f in dataclasses.fields(config)
     ]
-    return "settings, each given as key=value (null: the model's own):\n" + "\n".join(lines)
+    return "settings, each given as key=value (null: the model's own, unless said):\n" + "\n".join(lines)
 
 
 def _said(value: Any) -> str:
     """A default as it would be typed."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return str(value).replace(" ", "")
+    return str(list(value) if isinstance(value, tuple) else value).replace(" ", "")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -270,6 +270,8 @@ def train_job(given: argparse.Namespace) -> Any:
 
     values = read_yaml(given.config, "config", "settings (memory-v2v train --help lists all)") if given.config else {}
     named = {key: values.pop(key, None) for key in ("data", "out", "model")}
+    if values.get("workers", 0) is None:  # said and left empty
+        del values["workers"]
     named |= {key: getattr(given, key) for key in named if getattr(given, key) is not None}
     for key in ("data", "out"):
         if not named[key]:

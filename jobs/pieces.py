@@ -26,7 +26,7 @@ def write_pieces(data: ClipDataset, out: Path) -> int:
             pieces[clip.scene].append(clip)
     if not pieces:
         raise StorageError(
-            f"{data.url}: no footage of it is in the training split, where 9 of 10 videos are; add other videos"
+            f"{data.url}: has no footage in the training split, where 9 of 10 videos are; add videos (--from-videos)"
         )
     out.mkdir(parents=True)
     for scene, clips in sorted(pieces.items()):

@@ -77,8 +77,7 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
     Components: `vae` is a `PixelCodec` or an `AutoencoderKLWan`; `text_encoder` and `tokenizer` may be absent (then
     only the empty prompt is accepted). The remaining arguments are the model's own defaults and travel with it:
         prediction: what the transformer predicts, "velocity" (noise - sample) or "sample".
-        num_inference_steps, shift, guidance_scale: of the sampler. guidance_scale_preceded: of edits that are shown the
-            segment before, where what the words ask for is to be seen; None: the same.
+        num_inference_steps, shift, guidance_scale: of the sampler.
         segment_frames: frames of one edit. area: pixels of a frame the model is meant for.
         text_length: text tokens, padded with zeros as Wan does. trained_steps: 0 marks random weights.
         learned: which of LEARNED the weights were trained for; edits that need others are warned of.
@@ -105,7 +104,6 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         num_inference_steps: int = 50,
         shift: float = 5.0,
         guidance_scale: float = 5.0,
-        guidance_scale_preceded: float | None = None,
         segment_frames: int = 81,
         area: int = 480 * 832,
         text_length: int = 512,
@@ -125,7 +123,6 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             num_inference_steps=num_inference_steps,
             shift=shift,
             guidance_scale=guidance_scale,
-            guidance_scale_preceded=guidance_scale_preceded,
             segment_frames=segment_frames,
             area=area,
             text_length=text_length,
@@ -223,6 +220,7 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
+        guidance = self.config.guidance_scale if guidance_scale is None else guidance_scale
         shift = self.config.shift if shift is None else shift
         device, dtype = self._execution_device, self.transformer.dtype  # each looks at all modules: not per step
         source_latent = self._source_latent(source)
@@ -232,7 +230,6 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             frame_rate, output_type, callback_on_step_end_tensor_inputs,
         )  # fmt: skip
 
-        guidance = self._guidance(memories, negative_prompt) if guidance_scale is None else guidance_scale
         prompt_embeds, negative_prompt_embeds = self.encode_prompt(prompt), None
         if guidance > 1 and clean(prompt) != clean(negative_prompt):
             negative_prompt_embeds = self.encode_prompt(negative_prompt)
@@ -383,13 +380,6 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
                 raise ValueError(f"{name} needs one camera per frame, {own}, got {len(memory.trajectory)}")
 
     # Inside.
-
-    def _guidance(self, memories: Sequence[MemoryVideo], negative_prompt: str) -> float:
-        """The model's own scale. What a negative prompt leads away from no memory shows."""
-        scale: float | None = None
-        if any(memory.preceding for memory in memories) and not clean(negative_prompt):
-            scale = self.config.guidance_scale_preceded
-        return self.config.guidance_scale if scale is None else scale  # type: ignore[no-any-return]
 
     def _source_latent(self, source: np.ndarray | torch.Tensor | None) -> torch.Tensor | None:
         if source is None:

@@ -207,21 +207,21 @@ def turn_mapping(text: str, exists: Callable[[str], bool] = lambda url: False) -
     text = text.strip()
     if not text:
         raise ValueError("a turn is empty, expected a preset, a trajectory file, a prompt or a mapping")
-    # "Note: make it night" is a prompt, although YAML takes it for a mapping.
-    if not text.startswith("{") and text.partition(":")[0].strip() not in TURN_KEYS:
-        return {"prompt": text} if len(text.split()) > 1 and not exists(text) else {"trajectory": text}
     try:
         found = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"turn {text!r} is not readable YAML ({_line(error)})") from error
-    if not isinstance(found, dict):  # "prompt:red", without the space that YAML asks for
-        raise ValueError(f"turn {text!r} is not a mapping; a key is followed by a colon and a space")
+        if text.startswith("{"):
+            raise ValueError(f"turn {text!r} is not readable YAML ({_line(error)})") from error
+        found = None
+    # "Note: make it night" is a prompt, although YAML takes it for a mapping.
+    if not isinstance(found, dict) or not (text.startswith("{") or {"trajectory", "prompt"} & set(found)):
+        return {"prompt": text} if len(text.split()) > 1 and not exists(text) else {"trajectory": text}
+    quote = 'needs quotes, such as {prompt: "paint it red, all of it"}'
     for key, value in found.items():
-        if value is None:
-            raise ValueError(
-                f"turn {text!r} has the key '{key}' without a value; a text with a comma, colon or # in it needs "
-                'quotes, such as {prompt: "paint it red, all of it"}'
-            )
+        if value is None and key not in TURN_KEYS:
+            raise ValueError(f"turn {text!r} has the key '{key}' without a value; a text with a comma in it {quote}")
+    if "#" in text and "#" not in str(found):
+        raise ValueError(f"turn {text!r} ends at its # for YAML; a text with a # in it {quote}")
     return found
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 import numpy as np
@@ -105,6 +105,12 @@ class Corpus:
         self.glimpses: Corpus | None = None
         if glimpse and recipe.glimpses and self.shares["text"]:
             self.glimpses = Corpus(clips, glimpse, recipe.glimpsing(length // glimpse))
+
+    @property
+    def teaches(self) -> tuple[str, ...]:
+        """`Recipe.teaches`, of the tasks that find clips."""
+        found = self.shares
+        return replace(self.recipe, camera=found["camera"], text=found["text"], onward=found["continue"]).teaches
 
     def draw(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,7 +31,8 @@ class Trainer:
     A step is a function of the state, the batch and (seed, step, rank): a training that is stopped and resumed from
     `state_dict` goes on bit for bit on one device.
     trainable: whether a parameter of this name takes part; None for all. wrap: what averages gradients over processes,
-    or spreads the network over them (then methods below wait for all processes).
+    or spreads the network over them (then methods below wait for all processes). learned: what it teaches, of LEARNED;
+    None for what the recipe says.
     """
 
     def __init__(
@@ -42,12 +43,14 @@ class Trainer:
         rank: int = 0,
         trainable: Callable[[str], bool] | None = None,
         wrap: Callable[[Network], Any] = lambda network: network,
+        learned: Sequence[str] | None = None,
     ) -> None:
         self.network, self.recipe, self.seed, self.rank = network, recipe, seed, rank
         self.pipe = network.pipe
         self.step = 0
         config = self.pipe.config
-        self.begun = config.trained_steps, tuple(config.learned) if config.trained_steps else ()
+        self.begun = config.trained_steps
+        self.learned = {*(config.learned if self.begun else ()), *(recipe.teaches if learned is None else learned)}
         if recipe.camera_dropout and self.pipe.transformer.config.positions == "frustum":
             raise ValueError(
                 "camera_dropout: this model places tokens on camera rays and has none without; set it to 0"
@@ -111,9 +114,8 @@ class Trainer:
 
     def register(self, area: int) -> None:
         """Say in the pipeline's configuration what its weights are by now. area: pixels of the frames trained on."""
-        steps, learned = self.begun
-        learned = tuple(each for each in LEARNED if each in (*learned, *self.recipe.teaches))
-        self.pipe.register_to_config(trained_steps=steps + self.step, area=area, learned=learned)
+        learned = tuple(each for each in LEARNED if each in self.learned)
+        self.pipe.register_to_config(trained_steps=self.begun + self.step, area=area, learned=learned)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -140,6 +142,7 @@ class Trainer:
         state = {
             "step": self.step,
             "optimizer": self.recipe.optimizer,
+            "learned": sorted(self.learned),
             "parameters": {name: each.detach() for name, each in self.parameters.items()},
             "optimizers": [each.state_dict() for each in self.optimizers],
             "average": self.average.state_dict(),
@@ -172,6 +175,7 @@ class Trainer:
         shadows = zip(state["average"]["shadow_params"], self.parameters.values(), strict=True)
         shadow_params = [as_parameter(*each) for each in shadows]
         self.average.load_state_dict({**state["average"], "decay": self.recipe.ema, "shadow_params": shadow_params})
+        self.learned.update(state.get("learned", ()))  # another recipe may have begun; older ones do not say
         self.step = state["step"]
 
 

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -175,24 +174,6 @@ def test_the_second_pass_is_made_only_where_it_can_differ(pipe):
         assert passes(guidance_scale=3.0, prompt=" red ", negative_prompt="red") == 2
     finally:
         hook.remove()
-
-
-def test_an_edit_that_is_shown_the_segment_before_is_guided_as_the_model_says():
-    pipe, calls = quiet(build_tiny(guidance_scale=2.0)), []
-    pipe.transformer.register_forward_pre_hook(lambda *_: calls.append(1))
-    past = MemoryVideo(pipe.encode(frames(1)), STILL, start=-16, preceding=True)
-
-    def passes(**changes):
-        calls.clear()
-        edit(pipe, **{"num_inference_steps": 2, "memories": [past], "prompt": "red", **changes})
-        return len(calls)
-
-    assert passes() == 4, "a model that does not say otherwise is guided as ever"
-    pipe.register_to_config(guidance_scale_preceded=1.0)
-    assert passes() == 2
-    assert passes(memories=[replace(past, preceding=False)]) == passes(memories=[]) == 4
-    assert passes(guidance_scale=3.0) == 4, "the caller's word goes first"
-    assert passes(negative_prompt="blue") == 4, "which no memory knows"
 
 
 def test_the_schedule_is_shifted_exactly_once(pipe):

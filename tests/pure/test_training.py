@@ -602,6 +602,24 @@ def test_a_training_that_goes_on_has_the_settings_it_is_given(optimizer):
     assert {group["lr"] for each in second.optimizers for group in each.param_groups} == {2e-3}
 
 
+def test_a_model_has_learned_what_its_trainings_could_teach_it():
+    def taught(clips, **recipe) -> tuple[str, ...]:
+        return Corpus(clips, LENGTH, Recipe(**recipe)).teaches
+
+    assert taught(clips_of()) == taught(clips_of(), onward=0) == ("camera", "text", "memory")
+    assert taught(clips_of(edited=0)) == ("camera", "memory"), "no clip has an instruction"
+    assert taught(clips_of(), camera=0) == ("text", "memory")
+    assert taught(clips_of(), onward=0, memory_dropout=1, memory_dropout_text=1) == ("camera", "text")
+    first = Trainer(Network(build_tiny()), Recipe(camera=0, onward=0, memory_dropout_text=1))
+    first.register(256)
+    assert tuple(first.pipe.config.learned) == ("text",), "random weights know nothing"
+    second = Trainer(Network(build_tiny(trained_steps=7, learned=("memory",))), Recipe(), learned=("camera",))
+    second.load_state_dict(first.state_dict())
+    second.register(256)
+    assert tuple(second.pipe.config.learned) == ("camera", "text", "memory"), "base, an earlier recipe, and this one"
+    assert second.pipe.config.trained_steps == 7
+
+
 def test_the_paper_tunes_self_attention_cameras_tokenizers_and_compressors_and_what_is_ours_beside():
     network = Network(build_tiny())
     part = takes_part("paper")

@@ -31,7 +31,10 @@ def test_a_mapping_may_hold_both_and_choose_its_input() -> None:
         {"trajectory": "arc_left", "prompt": "at night", "input": "previous"},
     ):
         assert parse_turn(spec) == Turn(trajectory="arc_left", prompt="at night", input="previous")
-    assert parse_turn("prompt: winter") == Turn(prompt="winter")
+    assert parse_turn("prompt: winter") == parse_turn('"prompt": winter') == Turn(prompt="winter")
+    assert parse_turn('prompt: "room #5"') == Turn(prompt="room #5")
+    assert parse_turn("{trajectory: arc_left, prompt: null}") == Turn(trajectory="arc_left")
+    assert parse_turn("camera: slow pan left") == Turn(prompt="camera: slow pan left")
     row = dict.fromkeys(TURN_KEYS) | {"prompt": "at night"}  # of a Parquet file, which holds every key
     assert parse_turn(row) == Turn(prompt="at night")
 
@@ -49,8 +52,9 @@ def test_a_mapping_may_hold_both_and_choose_its_input() -> None:
         ("{trajectory: pan_right", ["YAML"]),
         ("{prompt: paint the cylinder red, the ball blue}", ["'the ball blue' without a value", "needs quotes"]),
         ("{trajectory: arc_left, prompt make it night}", ["'prompt make it night' without a value"]),
-        ("prompt:", ["'prompt' without a value"]),
-        ("prompt:red", ["not a mapping", "a colon and a space"]),
+        ("prompt: room #5", ["ends at its #", "needs quotes"]),
+        ("prompt:", ["neither a trajectory nor a prompt"]),
+        ("prompt:red", ["'prompt:red' is no preset and no file"]),
     ],
 )
 def test_a_turn_that_cannot_be_understood_is_refused_in_one_line(spec: str, words: list[str]) -> None:

@@ -103,7 +103,7 @@ def test_adapters_are_trained_alone_resumed_and_loaded_as_diffusers_does(fine, b
 
 def test_adapters_without_their_package_are_refused_with_the_command_that_brings_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ValueError, match=r"peft, which is not installed: pip install 'memory-v2v\[lora\]'"):
+    with pytest.raises(ValueError, match=r"peft, which is not installed: pip install -e '.\[lora\]'"):
         add_lora(None, 4)
 
 

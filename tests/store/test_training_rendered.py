@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -164,26 +164,39 @@ def test_a_renderer_that_is_killed_ends_the_training_and_no_process_stays() -> N
     assert not any(each.is_alive() for each in workers)
 
 
-def test_pieces_of_a_data_set_are_read_as_footage(tmp_path: Path) -> None:
-    path = preset("arc_left", 16, default_intrinsics(1.0))
-    video = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 16, 3), dtype=np.uint8)
-    rows = [
-        ClipRow(real_scene("0" * 64, 0), camera, 0, "real", "", 12.0, path, np.zeros(16, np.int32), "CC0-1.0", "a.mp4",
-                video[camera])
-        for camera in (1, 0)
-    ]  # fmt: skip
-    data = ClipDataset.create(str(tmp_path / "clips.lance"), {"generator": "1", "config": "{}"}, ())
-    data.append(rows)
-    assert write_pieces(data, tmp_path / "pieces") == int(split_of(rows[0].scene) == "train")
+@pytest.fixture
+def footage(tmp_path: Path) -> Callable[[str], tuple[ClipDataset, list[ClipRow]]]:
+    """A data set of one piece of real footage, seen by two virtual cameras, whose video falls into a split."""
+
+    def made(split: str) -> tuple[ClipDataset, list[ClipRow]]:
+        scene = next(each for each in (real_scene(f"{n:016x}", 0) for n in range(200)) if split_of(each) == split)
+        path = preset("arc_left", 16, default_intrinsics(1.0))
+        video = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 16, 3), dtype=np.uint8)
+        rows = [
+            ClipRow(scene, camera, 0, "real", "", 12.0, path, np.zeros(16, np.int32), "CC0-1.0", "a.mp4", video[camera])
+            for camera in (1, 0)
+        ]
+        data = ClipDataset.create(str(tmp_path / "clips.lance"), {"generator": "1", "config": "{}"}, ())
+        data.append(rows)
+        return data, rows[::-1]
+
+    return made
+
+
+def test_pieces_of_a_data_set_are_read_as_footage(footage: Any, tmp_path: Path) -> None:
+    data, rows = footage("train")
+    assert write_pieces(data, tmp_path / "pieces") == 1
     clips, colour, _ = footage_clips(str(tmp_path / "pieces"), FILMING)
-    assert np.array_equal(colour.numpy(), video) and [each.camera for each in clips] == [0, 1]
-    assert all(np.array_equal(each.trajectory.c2w, path.c2w) and each.rate == 12.0 for each in clips)
+    assert [each.camera for each in clips] == [0, 1]
+    for clip, pixels, row in zip(clips, colour.numpy(), rows, strict=True):
+        assert np.array_equal(pixels, row.video) and clip.rate == 12.0
+        assert np.array_equal(clip.trajectory.c2w, row.trajectory.c2w)
 
 
-def test_footage_of_other_splits_alone_is_refused_in_words(tmp_path: Path) -> None:
-    data = ClipDataset.create(str(tmp_path / "clips.lance"), {"generator": "1", "config": "{}"}, ())
-    with pytest.raises(StorageError, match="no footage of it is in the training split"):
-        write_pieces(data, tmp_path / "pieces")
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_footage_of_other_splits_alone_is_refused_in_words(split: str, footage: Any, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="has no footage in the training split"):
+        write_pieces(footage(split)[0], tmp_path / "pieces")
     assert not (tmp_path / "pieces").exists()
 
 
