@@ -200,7 +200,7 @@ def load_config(values: dict[str, Any] | None = None, overrides: Sequence[str] =
 
 def load_synthesize_config(overrides: Sequence[str] = ()) -> SynthesizeConfig:
     """Defaults, then `key=value` overrides. Raises ConfigError as `load_config` does."""
-    config = _assigned(SynthesizeConfig, {}, overrides, "synthesize", other=(ExtendConfig, "with --extend alone"))
+    config = _assigned(SynthesizeConfig, {}, overrides, "synthesize", other=(ExtendConfig, "synthesize --extend"))
     if not config.rates or not all(math.isfinite(rate) and rate > 0 for rate in config.rates):
         raise ConfigError(f"setting 'rates' is {config.rates!r}, expected frames per second such as [12,24]")
     if not 0 <= config.seed < SEEDS:
@@ -214,7 +214,9 @@ def load_synthesize_config(overrides: Sequence[str] = ()) -> SynthesizeConfig:
 
 def load_extend_config(overrides: Sequence[str] = ()) -> ExtendConfig:
     """Defaults, then `key=value` overrides. Raises ConfigError as `load_config` does."""
-    config = _assigned(ExtendConfig, {}, overrides, "synthesize", other=(SynthesizeConfig, "without --extend"))
+    config = _assigned(
+        ExtendConfig, {}, overrides, "synthesize", other=(SynthesizeConfig, "synthesize without --extend")
+    )
     if not config.k:
         raise ConfigError("setting 'k' is 0, expected at least 1: without the segment before nothing could go on")
     return config
@@ -269,7 +271,7 @@ def _assigned(
     other: tuple[type[Any], str] | None = None,
 ) -> C:
     """`kind` with its defaults, then `values`, then `overrides`; every value checked by itself. also: keys that the
-    command knows beside those of `kind`. other: settings of the command used otherwise, and how."""
+    command knows beside those of `kind`. other: settings of another use of the command, and which."""
     types = kind.__annotations__
     assigned = dict(values or {}) | _read(overrides, types)
     config, defaults = OmegaConf.structured(kind), OmegaConf.structured(kind)
@@ -278,7 +280,7 @@ def _assigned(
         if key not in config:
             where = f"does not exist{nearest(str(key), [*config, *also])}"
             if other and key in other[0].__annotations__:
-                where = f"is one {other[1]}"
+                where = f"belongs to {other[1]}"
             raise ConfigError(f"setting '{key}' {where} (memory-v2v {command} --help lists all)")
         try:
             OmegaConf.update(config, key, str(value) if types[key] == "str" else value)

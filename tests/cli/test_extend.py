@@ -156,7 +156,7 @@ CONFIG = bits_of(SynthesizeConfig())
         (["--extend", "scenes", "--scenes", "2"], "--scenes with --extend"),
         (["--extend", "scenes", "k=0"], "setting 'k' is 0, expected at least 1"),
         (["--extend", "scenes", "extension=0"], "setting 'extension' is 0, expected at least 1"),
-        (["--extend", "scenes", "frames=8"], "setting 'frames' does not exist"),
+        (["--extend", "scenes", "frames=8"], "setting 'frames' belongs to synthesize without --extend"),
         (["--scenes", "2", "--model", "mini"], "--model is mini, expected none"),
     ],
 )
