@@ -126,11 +126,11 @@ def main(arguments: list[str]) -> int:
             "| figure | value | what it is |",
             "|---|---|---|",
         ]
-        lines += [
+        lines += [  # but what could not be measured here
             f"| `{key}` | {_number(value)} | {GOALS[name].get(key, '')} |"
             for key, value in figures.items()
             if value is not None
-        ]  # what could not be measured here
+        ]
         kept = parts.get(name, "").partition(BY_HAND)[1:]  # what somebody wrote below the figures
         parts[name] = "\n".join(lines) + ("\n\n" + "".join(kept) if kept[0] else "")
         text = "\n\n".join([HEAD, *(f"## {each}\n\n{parts[each]}" for each in sorted(parts))])
