@@ -133,10 +133,7 @@ class TrainConfig:
     seed: int = bits(0, "seed of all that is drawn; of the weights too, where the model begins untrained")
     # how the model is trained
     attention: str | None = bits(None, "cached or joint; null: the model's own")
-    tune: str = bits(
-        "all",
-        "what moves: all, paper (what it tunes), words (what reads them) or lora (adapters)",
-    )
+    tune: str = bits("all", "what moves: all, paper (what it tunes), words (what reads them) or lora (adapters)")
     lora_rank: int = bits(16, "rank of the LoRA adapters")
     precision: str = bits("float32", "what matrix products are computed in: float32 or bfloat16")
     # the machines
@@ -278,10 +275,9 @@ def _assigned(
     OmegaConf.set_readonly(config, False)
     for key, value in assigned.items():
         if key not in config:
-            where = f"does not exist{nearest(str(key), [*config, *also])}"
-            if other and key in other[0].__annotations__:
-                where = f"belongs to {other[1]}"
-            raise ConfigError(f"setting '{key}' {where} (memory-v2v {command} --help lists all)")
+            elsewhere = other is not None and key in other[0].__annotations__
+            wrong = f"belongs to {other[1]}" if elsewhere else f"does not exist{nearest(str(key), [*config, *also])}"
+            raise ConfigError(f"setting '{key}' {wrong} (memory-v2v {command} --help lists all)")
         try:
             OmegaConf.update(config, key, str(value) if types[key] == "str" else value)
         except OmegaConfBaseException as error:

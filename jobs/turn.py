@@ -17,7 +17,7 @@ import numpy as np
 from jobs.config import nearest
 from pipeline.trajectory import PRESETS, Trajectory, TrajectoryError, preset
 from pipeline.trajectory_formats import COLMAP, parse_trajectory, read_colmap
-from storage.sources import TURN_KEYS, turn_mapping
+from storage.turn_text import TURN_KEYS, turn_mapping
 
 INPUTS = ("source", "previous")
 SPANS = ("exact", "stretch", "segment")

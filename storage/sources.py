@@ -14,23 +14,22 @@ import io
 import json
 import os
 import posixpath
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import fsspec
 import pyarrow.parquet as pq
-import yaml
 
 from pipeline.trajectory import PRESETS
 from pipeline.trajectory_formats import COLMAP
 from storage.location import local_path
+from storage.turn_text import turn_mapping
 
 VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv", ".3gp")
 MANIFESTS = (".jsonl", ".ndjson", ".parquet")
 WEB = ("http://", "https://")  # where a question mark is part of the address
 COLUMNS = ("url", "trajectory", "shots", "turns")
-TURN_KEYS = ("trajectory", "prompt", "negative_prompt", "input", "span", "camera", "name")
 
 
 @dataclass(frozen=True)
@@ -198,31 +197,6 @@ def _turn(turn: str | Mapping[str, Any], manifest: str) -> str | Mapping[str, An
     if path is None or path in PRESETS:
         return turn
     return {**turn, "trajectory": _inside(path, "trajectory of a turn", manifest)}
-
-
-def turn_mapping(text: str, exists: Callable[[str], bool] = lambda url: False) -> dict[str, Any]:
-    """What a turn that is written as text says, on the command line and in a manifest: a YAML mapping, several words
-    for a prompt, or one for a trajectory, so that a typo is not taken for a prompt. exists: whether words with spaces
-    are a file's name. Raises ValueError."""
-    text = text.strip()
-    if not text:
-        raise ValueError("a turn is empty, expected a preset, a trajectory file, a prompt or a mapping")
-    try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        if text.startswith("{"):
-            raise ValueError(f"turn {text!r} is not readable YAML ({_line(error)})") from error
-        found = None
-    # "Note: make it night" is a prompt, although YAML takes it for a mapping.
-    if not isinstance(found, dict) or not (text.startswith("{") or {"trajectory", "prompt"} & set(found)):
-        return {"prompt": text} if len(text.split()) > 1 and not exists(text) else {"trajectory": text}
-    quote = 'needs quotes, such as {prompt: "paint it red, all of it"}'
-    for key, value in found.items():
-        if value is None and key not in TURN_KEYS:
-            raise ValueError(f"turn {text!r} has the key '{key}' without a value; a text with a comma in it {quote}")
-    if "#" in text and "#" not in str(found):
-        raise ValueError(f"turn {text!r} ends at its # for YAML; a text with a # in it {quote}")
-    return found
 
 
 def _inside(path: Any, column: str, manifest: str) -> str:

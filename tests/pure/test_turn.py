@@ -8,7 +8,7 @@ import pytest
 from jobs.turn import Turn, TurnError, parse_turn, read_trajectory, target_trajectory
 from pipeline.trajectory import PRESETS, TrajectoryError, default_intrinsics, preset
 from pipeline.trajectory_formats import write_json
-from storage.sources import TURN_KEYS
+from storage.turn_text import TURN_KEYS
 
 INTRINSICS = default_intrinsics(1.0)
 
