@@ -75,7 +75,7 @@ def edit(job: EditJob) -> int:
     committed = {chain.name: library.committed(chain.fingerprint) if library else set() for chain in plan.chains}
     if job.fresh and job.dry_run:
         forgotten = sum(map(len, committed.values()))
-        say(f"--fresh would forget {forgotten} memories and remove {len(published(plan, out))} videos")
+        say(f"--fresh would forget {forgotten} memories and remove {len(published_videos(plan, out))} videos")
         committed = {chain.name: set() for chain in plan.chains}
     _describe(plan, committed, library, job.config, model)
     if job.dry_run or library is None:
@@ -92,9 +92,9 @@ def edit(job: EditJob) -> int:
         say(f"{outcome.edits} edits were committed in this run; the same command goes on from there")
     whole = [chain for chain in plan.chains if _is_whole(videos[chain.name])]
     done = {"done": len(whole), "failed": len(plan.chains) + len(plan.failed) - len(whole)}
-    shown = {video.url: video.ids for chain in plan.chains for video in videos[chain.name] if _is_whole([video])}
+    published = {video.url: video.ids for chain in plan.chains for video in videos[chain.name] if _is_whole([video])}
     try:
-        table = results(plan.chains, library, notes, shown)
+        table = results(plan.chains, library, notes, published)
         summary = {
             "sources": done,
             "edits": count_edits(table),
@@ -114,7 +114,7 @@ def edit(job: EditJob) -> int:
     for chain in whole:
         say(f"{chain.url}: {len(chain.turns)} turns at {_size(videos[chain.name][0])} in {out}/{chain.name}")
     say(f"{len(whole)} of {sum(done.values())} videos done, {outcome.edits} edits made; "
-         f"results in {out}/results.parquet, memories in {library_url}")  # fmt: skip
+        f"results in {out}/results.parquet, memories in {library_url}")  # fmt: skip
     return FAILED if any(note.status == "failed" for note in notes) or len(whole) < len(plan.chains) else DONE
 
 
@@ -174,12 +174,12 @@ def compare_video(chain: Chain, videos: Sequence[TurnVideo], out: str) -> Compar
 def erase(plan: Plan, library: Library, out: str) -> None:
     """Forget the plan's sources and what was published of them (`--fresh`)."""
     library.erase([chain.fingerprint for chain in plan.chains])
-    for filesystem, path in published(plan, out):
+    for filesystem, path in published_videos(plan, out):
         filesystem.rm(path)
 
 
-def published(plan: Plan, out: str) -> list[tuple[Any, str]]:
-    """(filesystem, path) of all videos of the plan's sources: of other plans too, whose memories are theirs as well."""
+def published_videos(plan: Plan, out: str) -> list[tuple[Any, str]]:
+    """(filesystem, path) of all the sources' videos; other plans' too, since a source's memories go together."""
     found = []
     for chain in plan.chains:
         filesystem, folder = fsspec.core.url_to_fs(f"{out}/{chain.name}")
@@ -277,7 +277,7 @@ def _describe(
         there = len(committed[chain.name].intersection(chain.ids))
         done, todo = done + there, todo + len(chain) - there
         say(f"{chain.url}: {chain.info.frames} frames, {len(chain.segments)} segments x {len(chain.turns)} turns = "
-             f"{len(chain)} edits at {chain.fit.width}x{chain.fit.height}, {there} done")  # fmt: skip
+            f"{len(chain)} edits at {chain.fit.width}x{chain.fit.height}, {there} done")  # fmt: skip
     seconds = library.rows(columns=["seconds"])["seconds"].to_pylist() if library else []
     steps = config.steps or model.spec.steps
     cost = (
