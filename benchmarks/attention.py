@@ -118,7 +118,7 @@ class Mini:
             segment=0,
             target_coverage=coverage(TARGET, self.library.sphere),
         )
-        read = {memory.id: memory for memory in self.library.read([choice.id for choice in choices])}
+        read = {memory.id: memory for memory in self.library.read([choice.id for choice in choices], "clip")}
         return [
             MemoryVideo(read[choice.id].latent.float(), read[choice.id].trajectory, read[choice.id].start)
             for choice in choices

@@ -141,5 +141,7 @@ class Copying(nn.Module):
         """(BT, J, h, w): log-likelihood of the noisy target, (1 - sigma) x + sigma noise, if x were the candidate."""
         weight, spread = self.evidence.exp().unbind()
         error = torch.addcmul(noisy[:, :, None], level[:, None] - 1, candidate)
-        error = F.avg_pool2d(torch.linalg.vecdot(error, error, dim=1), CELL)
+        error = torch.linalg.vecdot(error, error, dim=1)
+        # The mean over cells; torch's own pooling takes five times as long on a CPU.
+        error = sum(error[..., row::CELL, column::CELL] for row in range(CELL) for column in range(CELL)) / CELL**2
         return -weight * error / (2 * (level**2 + ((1 - level) * spread) ** 2))

@@ -69,7 +69,7 @@ def project(paths: Paths, depths: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     origin, rays = paths.origin.flatten(0, 1)[..., None, None, None], paths.rays.flatten(0, 1)[:, :, None]
     where, away = torch.addcmul(origin, depths[:, None], rays).split([2, 1], dim=1)
     where = where / away.clamp(min=NEAREST / 2)
-    shown = (where.abs() < 1).all(dim=1) & (away > NEAREST / 2)[:, 0]
+    shown = (where.abs().amax(dim=1) < 1) & (away > NEAREST / 2)[:, 0]
     # Not even in a training that diverges: grid_sample reads and writes beyond its memory where a place is no number.
     return where.clamp(-2, 2).nan_to_num(2.0), shown
 
