@@ -108,7 +108,7 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         area: int = 480 * 832,
         text_length: int = 512,
         trained_steps: int = 0,
-        learned: Sequence[str] = LEARNED,
+        learned: list[str] | tuple[str, ...] = LEARNED,
     ) -> None:
         super().__init__()
         if prediction not in ("velocity", "sample"):

@@ -1,3 +1,4 @@
+import logging
 from types import SimpleNamespace
 
 import numpy as np
@@ -276,9 +277,11 @@ def test_a_prompt_that_is_too_long_keeps_the_mark_of_its_end(wan, monkeypatch):
     assert states.shape == (1, 8, 32) and states[0, -1, 0] == 1 and states[0, 0, 0] != 1
 
 
-def test_saving_and_loading_changes_no_bit(pipe, tmp_path):
+def test_saving_and_loading_changes_no_bit_and_warns_of_nothing(pipe, tmp_path, monkeypatch, caplog):
     pipe.save_pretrained(tmp_path)
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
     again = quiet(MemoryV2VPipeline.from_pretrained(tmp_path))
+    assert not caplog.records
     assert torch.equal(edit(pipe), edit(again))
     assert {key: again.config[key] for key in ("prediction", "shift", "area")} == {
         "prediction": "sample",

@@ -26,6 +26,7 @@ class Flaky(Library):
     batches: list[int] = []
     inside = 0
     delay = 0.0
+    gate = threading.Event()  # what a commit waits for
 
     def commit(self, memories):
         cls = type(self)
@@ -35,6 +36,7 @@ class Flaky(Library):
             cls.batches.append(len(memories))
             fault = cls.faults.pop(0) if cls.faults else ""
             time.sleep(cls.delay)
+            cls.gate.wait(10)
             if fault == "before":
                 raise OSError("connection reset")
             if fault == "half":
@@ -54,6 +56,7 @@ class FlakyLibrarian(Librarian):
 @pytest.fixture
 def flaky(url):
     Flaky.faults, Flaky.batches, Flaky.inside, Flaky.delay = [], [], 0, 0.0
+    Flaky.gate.set()
     return FlakyLibrarian(url, create=True, **PLACE)
 
 
@@ -85,11 +88,12 @@ def test_the_first_commits_at_once_and_what_arrives_meanwhile_forms_one_group(ur
 
 def test_groups_are_bounded_and_the_event_loop_stays_awake_during_a_commit(url, flaky):
     async def story():
-        Flaky.delay = 0.05
+        Flaky.gate.clear()
         work = asyncio.gather(*(flaky.commit(a_memory(i, size=2)) for i in range(GROUP + 6)))
-        began = time.perf_counter()
-        await flaky.stats()
-        assert time.perf_counter() - began < 0.04
+        while not Flaky.batches:
+            await asyncio.sleep(0.001)
+        assert (await flaky.stats())["commits"] == 0 and Flaky.inside == 1
+        Flaky.gate.set()
         await work
 
     asyncio.run(story())

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from datetime import timedelta
 from pathlib import Path
 
@@ -139,9 +140,11 @@ def test_thousands_of_descriptors_become_one_array_without_an_object_for_each_nu
     wanted = np.arange(3375 * 1280, dtype=np.float32).reshape(3375, 1280)
     column = pa.FixedSizeListArray.from_arrays(pa.array(wanted.ravel()), 1280)
     column = pa.chunked_array([column.slice(3000), column.slice(0, 3000)])
-    began = time.process_time()
+    tracemalloc.start()
     found = numbers(column)
-    assert time.process_time() - began < 0.5, "2.2 s by way of Python lists"
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak <= 2 * wanted.nbytes, "eight times as much by way of Python lists"
     assert np.array_equal(found.reshape(-1, 1280), np.roll(wanted, 375, axis=0))
     assert np.array_equal(numbers(column, 374), wanted[3374])
 
@@ -467,12 +470,9 @@ with in_use(sys.argv[1]):
         pass  # where there can be no lock
 
 
-def test_opening_a_library_is_cheap(url, library):
-    for i in range(20):
+def test_opening_a_library_reads_none_of_its_rows(url, library, monkeypatch):
+    for i in range(3):
         library.commit([a_memory(i)])
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        Library.open(url, **PLACE, create=False)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.05, f"{min(times) * 1e3:.1f} ms"
+    for name in ("scanner", "to_table", "take", "count_rows"):
+        monkeypatch.setattr(lance.LanceDataset, name, None)
+    assert Library.open(url, **PLACE, create=False).sphere == SPHERE
