@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from pathlib import Path
 
 import lance
@@ -25,7 +24,6 @@ class Flaky(Library):
     faults: list[str] = []  # what the next commits do; empty: they work
     batches: list[int] = []
     inside = 0
-    delay = 0.0
     gate = threading.Event()  # what a commit waits for
 
     def commit(self, memories):
@@ -35,7 +33,6 @@ class Flaky(Library):
         try:
             cls.batches.append(len(memories))
             fault = cls.faults.pop(0) if cls.faults else ""
-            time.sleep(cls.delay)
             cls.gate.wait(10)
             if fault == "before":
                 raise OSError("connection reset")
@@ -52,10 +49,15 @@ class FlakyLibrarian(Librarian):
     def _open(self):
         return Flaky.open(**self._place)
 
+    async def busy(self):
+        """Until a commit is under way."""
+        while not Flaky.inside:
+            await asyncio.sleep(0.001)
+
 
 @pytest.fixture
 def flaky(url):
-    Flaky.faults, Flaky.batches, Flaky.inside, Flaky.delay = [], [], 0, 0.0
+    Flaky.faults, Flaky.batches, Flaky.inside = [], [], 0
     Flaky.gate.set()
     return FlakyLibrarian(url, create=True, **PLACE)
 
@@ -73,10 +75,12 @@ def test_a_commit_answers_with_the_id_once_the_memory_is_in_the_library(url):
 
 def test_the_first_commits_at_once_and_what_arrives_meanwhile_forms_one_group(url, flaky):
     async def story():
-        Flaky.delay = 0.05
+        Flaky.gate.clear()
         first = asyncio.create_task(flaky.commit(a_memory("first")))
-        await asyncio.sleep(0.02)
+        await flaky.busy()
         rest = [asyncio.create_task(flaky.commit(a_memory(i))) for i in range(10)]
+        await asyncio.sleep(0)  # they have started
+        Flaky.gate.set()
         assert await first == edit_id("first")
         await asyncio.gather(*rest)
         stats = await flaky.stats()
@@ -90,8 +94,7 @@ def test_groups_are_bounded_and_the_event_loop_stays_awake_during_a_commit(url, 
     async def story():
         Flaky.gate.clear()
         work = asyncio.gather(*(flaky.commit(a_memory(i, size=2)) for i in range(GROUP + 6)))
-        while not Flaky.batches:
-            await asyncio.sleep(0.001)
+        await flaky.busy()
         assert (await flaky.stats())["commits"] == 0 and Flaky.inside == 1
         Flaky.gate.set()
         await work
@@ -149,11 +152,12 @@ def test_a_library_that_is_gone_is_every_callers_error_and_nobody_waits_for_ever
 
 def test_a_caller_that_goes_away_does_not_hold_up_the_others(url, flaky):
     async def story():
-        Flaky.delay = 0.05
+        Flaky.gate.clear()
         gone = asyncio.create_task(flaky.commit(a_memory("gone")))
         stays = asyncio.create_task(flaky.commit(a_memory("stays")))
-        await asyncio.sleep(0.02)
+        await flaky.busy()
         gone.cancel()
+        Flaky.gate.set()
         assert await stays == edit_id("stays")
 
     asyncio.run(story())
