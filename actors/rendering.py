@@ -14,8 +14,8 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from actors.faults import one_line
-from actors.rendered import Rendered
 from actors.renderer import Renderer, Task
+from actors.rendering_outcome import Rendered
 
 if TYPE_CHECKING:
     from storage.clip_row import ClipRow

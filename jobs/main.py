@@ -14,6 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
 import fsspec
@@ -43,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="memory-v2v", description="Video-to-video diffusion that remembers its own edits."
     )
+    top.add_argument("--version", action="version", version=f"%(prog)s {version('memory-v2v')}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     edit = commands.add_parser(
         "edit",

@@ -7,7 +7,7 @@ import time
 from datetime import timedelta
 from typing import Any, TextIO
 
-from actors.rendered import Rendered
+from actors.rendering_outcome import Rendered
 from actors.scheduler import Scheduler
 
 LIVE_EVERY, PLAIN_EVERY = 0.1, 15.0  # seconds between lines on a terminal and in a log

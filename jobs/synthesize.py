@@ -17,8 +17,8 @@ from typing import Any
 import fsspec
 
 from actors.footage import PieceTask
-from actors.rendered import Rendered
 from actors.renderer import GENERATOR, SceneTask, Task
+from actors.rendering_outcome import Rendered
 from jobs.command import DONE, FAILED, UsageError, megabytes, say, writable_folder
 from jobs.config import SEEDS, ExtendConfig, SynthesizeConfig, bits_of
 from jobs.data_card import CARD, SHEET, write_card, write_sheet

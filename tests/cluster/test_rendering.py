@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.rendered import Rendered
 from actors.rendering import FAILURES_IN_A_ROW, Rendering
+from actors.rendering_outcome import Rendered
 from pipeline.scenes import Filming
 from storage.clip_row import ClipRow
 from storage.clips import ClipDataset

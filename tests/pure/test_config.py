@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib.metadata import version
 
 import pytest
 
@@ -9,11 +10,14 @@ from jobs.config import (
     EditConfig,
     ExtendConfig,
     SynthesizeConfig,
+    TrainConfig,
     bits_of,
     fields_that,
     load_config,
     load_train_config,
 )
+from jobs.main import main
+from pipeline.training.recipe import Recipe
 
 
 def test_every_field_declares_whether_it_affects_bits_and_says_what_it_is_for() -> None:
@@ -73,3 +77,18 @@ def test_a_bad_setting_is_refused_in_one_line_that_names_it_and_the_remedy(overr
         load_config({}, [override])
     assert all(word in str(caught.value) for word in words), str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_command_line_says_its_version_and_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*words: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 0
+        return capsys.readouterr().out
+
+    assert said("--version") == f"memory-v2v {version('memory-v2v')}\n"
+    settings = {"edit": [EditConfig], "synthesize": [SynthesizeConfig, ExtendConfig], "train": [TrainConfig, Recipe]}
+    for command, configs in settings.items():
+        text = said(command, "--help")
+        for config in configs:
+            assert all(f"  {field.name}=" in text for field in dataclasses.fields(config)), command
