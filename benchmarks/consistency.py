@@ -4,7 +4,8 @@
                                      [--sheet FILE.png [--footage FILE ...]]
 
 Cameras: held-out scenes, three turns each whose cameras overlap beyond what the source sees, and a fourth that repeats
-the first. Methods, on the same weights and the same noise:
+the first. And one that has hardly begun to move, as in a long video's first segment, where the source is to stay as it
+is. Methods, on the same weights and the same noise:
     independent      every turn edits the source and knows nothing of the others.
     autoregressive   every turn edits what the last one made.
     memory           every turn edits the source and is shown the turns before it. Also with joint attention, and with
@@ -165,6 +166,13 @@ def measure_camera(case: CameraCase, seed: int, methods: Sequence[str]) -> Figur
             sharp, reference = _edges(turns[turn]), _edges(truth[turn])
             sums[f"sharpness/{method}"][0] += sharp
             sums[f"sharpness/{method}"][1] += reference
+    (still, source), (pan, wanted) = case.slow
+    made = _pipe(
+        source=source.frames, source_trajectory=still, target_trajectory=pan, frame_rate=RATE,
+        generator=torch.Generator().manual_seed(1000 * seed),
+    ).latents  # fmt: skip
+    error = (torch.from_numpy(_pipe.decode(made)).float() / 255 - wanted.frames.float() / 255).square().mean(-1)
+    add("slow", "independent", error, torch.ones_like(error, dtype=torch.bool))
     if "truth" in methods:
         for merge, made in eight(case, seed).items():
             error = (torch.from_numpy(_pipe.decode(made)).float() / 255 - truth[2])[list(TIMES)].square().mean(-1)
@@ -306,8 +314,8 @@ def summary(figures: Figures) -> dict[str, float | None]:
         found = [figures[f"{pair}/{method}"] for pair in PAIRS if f"{pair}/{method}" in figures]
         return sum(each[0] for each in found) / sum(each[1] for each in found) if found else None
 
-    def decibels(method: str) -> float:
-        return -10 * math.log10(max(mean(figures, "seen", method) or 1.0, 1e-10))
+    def decibels(method: str, name: str = "seen") -> float:
+        return -10 * math.log10(max(mean(figures, name, method) or 1.0, 1e-10))
 
     memory = turns("memory")
     result: dict[str, float | None] = {
@@ -329,6 +337,7 @@ def summary(figures: Figures) -> dict[str, float | None]:
         result[name] = None if found is None else found - 1
     result["psnr_seen_memory"] = decibels("memory")
     result["psnr_seen_memory_minus_independent"] = decibels("memory") - decibels("independent")
+    result["psnr_slow"] = decibels("independent", "slow")
     result["cached_vs_joint"] = ratio(memory, turns("joint"))
     result["edit_success"] = mean(figures, "edit_success", "memory")
     result["edit_success_everywhere"] = mean(figures, "edit_everywhere", "memory")

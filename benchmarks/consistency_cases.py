@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from pipeline.scenes import PairedEdit, Scene, free, paths, random_scene, render, seen_edit
 from pipeline.scenes.correspondence import correspondence, motions
-from pipeline.trajectory import Trajectory, compose, default_intrinsics
+from pipeline.trajectory import Trajectory, compose, default_intrinsics, preset
 from storage.video import probe, read_frames
 
 FIRST_SEED = 1 << 39
@@ -63,6 +63,15 @@ class CameraCase:
     def views(self) -> list[Filmed]:
         """The source, then every turn as it truly looks."""
         return [film(self.scene, each, self.size) for each in (self.source, *self.turns)]
+
+    @cached_property
+    def slow(self) -> list[tuple[Trajectory, Filmed]]:
+        """A camera that stands still, and the beginning of a pan over a clip of SEGMENTS segments: a long video's first
+        segment, in which next to nothing changes."""
+        lens = self.source.intrinsics[0]
+        moves = (Trajectory.static(16, lens), preset("pan_right", 16 * SEGMENTS, lens)[:16])
+        seen = [Trajectory(compose(self.source.c2w[0], each.c2w), lens) for each in moves]
+        return [(move, film(self.scene, each, self.size)) for move, each in zip(moves, seen, strict=True)]
 
     @property
     def frames(self) -> torch.Tensor:

@@ -154,7 +154,7 @@ class TrainConfig:
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "attention": (None, "cached", "joint"),
     "merge": (None, "off", "merge", "discard"),
-    "tune": ("all", "paper", "words", "lora"),
+    "tune": ("all", "paper", "words", "empty", "lora"),
     "precision": ("float32", "bfloat16"),
     "sharding": ("none", "full"),
     "optimizer": ("muon", "adamw"),

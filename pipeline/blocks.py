@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.transformers.transformer_wan import (
     WanAttention,
@@ -191,9 +190,3 @@ class MemoryWanTransformerBlock(WanTransformerBlock):
 def _joined(parts: Any) -> torch.Tensor:
     parts = list(parts)
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-
-
-TransformerBlockRegistry.register(
-    MemoryWanTransformerBlock,
-    TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=None),
-)

@@ -107,7 +107,7 @@ def check(
                 "elsewhere"
             )
     if cache is not None and cache.complete:
-        _check_target(cache, target_video)
+        _check_cached(cache, target_video, source, memories)
     if config.positions == "grid":
         _check_positions(model, target, source, memories)
     if cache is not None and attention == "joint":
@@ -122,15 +122,26 @@ def check(
         )
 
 
-def _check_target(cache: MemoryCache, target: ConditioningVideo) -> None:
-    """What a cache keeps of the target's size and cameras is the first call's."""
+def _check_cached(
+    cache: MemoryCache,
+    target: ConditioningVideo,
+    source: ConditioningVideo | None,
+    memories: Sequence[ConditioningVideo],
+) -> None:
+    """What a cache keeps is the first call's: of the target's size and cameras, and of all that it may look at."""
     first = cache.target
     assert first is not None
-    if first.latent.shape[2:] != target.latent.shape[2:]:
+    if first.latent.shape != target.latent.shape:
         raise ValueError(
-            f"the cache was filled beside a target of (T, H, W) {tuple(first.latent.shape[2:])}, got "
-            f"{tuple(target.latent.shape[2:])}: clear() it, or take another"
+            f"the cache was filled beside a target (B, C, T, H, W) of {tuple(first.latent.shape)}, got "
+            f"{tuple(target.latent.shape)}: clear() it, or take another"
         )
+    shown = [each.latent for each in (*((source,) if source else ()), *memories)]
+    same = len(shown) == len(cache.shown) and all(
+        one is other or torch.equal(one, other) for one, other in zip(shown, cache.shown, strict=True)
+    )
+    if shown and not same:
+        raise ValueError("the cache was filled with another source or other memories: clear() it, or take another")
     for name in ("poses", "intrinsics", "times"):
         one, other = getattr(first, name), getattr(target, name)
         if one is not other and (one is None or other is None or not torch.equal(one, other)):

@@ -1,7 +1,8 @@
 """How a source picture goes into the model's frame, and how the model's picture comes out of it again.
 
-`letterbox` keeps the whole picture and fills the rest with black; `crop` fills the frame and loses the borders. Both
-keep the aspect ratio. The rectangle of the frame that holds picture is even in offset and size: H.264's 4:2:0 needs it.
+`letterbox` keeps the whole picture and repeats its outermost pixels beyond it (black bars would be taken for walls, and
+a camera that pans would film more of them); `crop` fills the frame and loses the borders. Both keep the aspect ratio.
+The rectangle of the frame that holds picture is even in offset and size: H.264's 4:2:0 needs it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 POLICIES = ("letterbox", "crop")
 AREA_SLACK = 1.03  # a frame may be this much larger than asked for: 720p's 16:9 is worth 2 % more tokens
-AREA_WEIGHT = 0.25  # 4 % fewer pixels are as bad as 1 % of wrong aspect, that is, of black bars or lost borders
+AREA_WEIGHT = 0.25  # 4 % fewer pixels are as bad as 1 % of wrong aspect, that is, of margins or lost borders
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ class Fit:
         y, x = top - self.offset[0], left - self.offset[1]
         if (h, w) == (self.height, self.width):
             return np.ascontiguousarray(frames[..., y : y + h, x : x + w, :])
-        framed = np.zeros((*frames.shape[:-3], self.height, self.width, frames.shape[-1]), frames.dtype)
-        framed[..., top : top + h, left : left + w, :] = frames[..., y : y + h, x : x + w, :]
-        return framed
+        margins = [(top, self.height - top - h), (left, self.width - left - w), (0, 0)]
+        margins = [(0, 0)] * (frames.ndim - 3) + margins
+        return np.pad(frames[..., y : y + h, x : x + w, :], margins, mode="edge")
 
     def unapply(self, frames: np.ndarray) -> np.ndarray:
         """The content of (..., height, width, 3) frames: (..., h, w, 3), a view."""

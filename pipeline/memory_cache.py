@@ -35,7 +35,7 @@ class MemoryCache:
     device: where, None as they come; "cpu" keeps them on the host and copies a block's share at each use.
     track: also record the responsiveness of later steps, to be compared with the first's.
 
-    target: of the call that filled it.
+    target: of the call that filled it; shown: the latents of its source and memories.
     responsiveness: R (B, memory frames) by merge point, of the pass that filled the cache; its frames are in order
     of the memories that may merge, by rank, then time, until the first merge. later: the same, one entry per tracked
     later pass.
@@ -46,6 +46,7 @@ class MemoryCache:
     track: bool = False
     complete: bool = False
     target: ConditioningVideo | None = None
+    shown: list[torch.Tensor] = field(default_factory=list)
     responsiveness: dict[int, torch.Tensor] = field(default_factory=dict)
     mean_keys: dict[int, torch.Tensor] = field(default_factory=dict)
     later: dict[int, list[torch.Tensor]] = field(default_factory=dict)
@@ -65,7 +66,15 @@ class MemoryCache:
     def clear(self) -> None:
         """Forget everything: for another edit, or after a pass that broke off."""
         self.complete, self.target = False, None
-        for part in (self.responsiveness, self.mean_keys, self.later, self._blocks, self._kept, self._texts):
+        for part in (
+            self.responsiveness,
+            self.mean_keys,
+            self.later,
+            self.shown,
+            self._blocks,
+            self._kept,
+            self._texts,
+        ):
             part.clear()
 
     def once(self, name: str, make: Callable[[], T]) -> T:
@@ -98,7 +107,7 @@ class MemoryCache:
         for each in keys:
             if self.dtype is not None and self.dtype.itemsize == 1:
                 largest = torch.finfo(self.dtype).max
-                scale = each.abs().amax(dim=(0, 1, 3), keepdim=True).clamp(min=1e-12) / largest
+                scale = each.float().abs().amax(dim=(0, 1, 3), keepdim=True).clamp(min=1e-12) / largest
                 kept += [(each / scale).clamp(-largest, largest).to(self.device, self.dtype), scale]
             else:
                 kept.append(each.to(self.device, self.dtype))

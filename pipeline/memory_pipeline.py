@@ -15,9 +15,11 @@ What diffusers' users know works here too: `load_lora_weights`, `enable_model_cp
 from __future__ import annotations
 
 import html
+import math
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -29,12 +31,13 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from diffusers.utils import BaseOutput, logging
 from diffusers.utils.torch_utils import randn_tensor
+from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from .codec import PixelCodec, codec_of
 from .memory_cache import MemoryCache
 from .pixels import Codec
 from .spec import LEARNED, ModelSpec, compression_of
-from .text_encoder import WordEncoder  # noqa: F401  (diffusers loads components of imported modules only)
+from .text_encoder import WordEncoder
 from .trajectory import Trajectory, default_intrinsics
 from .transformer import ConditioningVideo, MemoryWanTransformer3DModel
 
@@ -98,8 +101,8 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         transformer: MemoryWanTransformer3DModel,
         vae: PixelCodec | AutoencoderKLWan,
         scheduler: FlowMatchEulerDiscreteScheduler,
-        text_encoder: Any = None,
-        tokenizer: Any = None,
+        text_encoder: WordEncoder | UMT5EncoderModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         prediction: str = "velocity",
         num_inference_steps: int = 50,
         shift: float = 5.0,
@@ -148,6 +151,11 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
     # What the model takes.
 
     @property
+    def num_timesteps(self) -> int:
+        """Steps of the edit under way or last made, which diffusers' callbacks ask for."""
+        return self._num_timesteps
+
+    @property
     def codec(self) -> Codec:
         """The `vae` component behind the interface of codecs."""
         return codec_of(self.vae)
@@ -159,7 +167,7 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
 
     def encode(self, frames: np.ndarray | torch.Tensor) -> torch.Tensor:
         """(T, H, W, 3) uint8 to the normalised latent (C, T', H', W') float32."""
-        frames = torch.as_tensor(frames)
+        frames = _tensor(frames)
         self._check_frames(frames)
         return self.codec.encode(frames)
 
@@ -176,8 +184,8 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         source_trajectory: Trajectory | None = None,
         target_trajectory: Trajectory | None = None,
         prompt: str = "",
-        negative_prompt: str = "",
-        memories: Sequence[MemoryVideo] = (),
+        negative_prompt: str | None = None,
+        memories: Iterable[MemoryVideo] = (),
         num_frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -201,7 +209,8 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         source: frames (T, H, W, 3) uint8 or their latent; None to generate without (then num_frames, height and width
             are needed; with a source they default to its own and may not differ from it).
         source_trajectory, target_trajectory: one camera per frame. A target camera makes this a camera task: then
-            every memory needs a trajectory, and a source without one is taken to stand still at the origin.
+            every memory needs a trajectory, and a source without one is taken to stand still at the origin. Without it
+            only models that place tokens on rays look at cameras: the target has the source's.
         memories: most relevant first: rank decides the tokenizer.
         frame_rate: frames per second, for models whose positions know time in seconds.
         attention, merge: as of the transformer's forward; None for the model's own.
@@ -223,22 +232,28 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         guidance = self.config.guidance_scale if guidance_scale is None else guidance_scale
         shift = self.config.shift if shift is None else shift
         device, dtype = self._execution_device, self.transformer.dtype  # each looks at all modules: not per step
-        source_latent = self._source_latent(source)
-        shape = self._target_shape(source_latent, num_frames, height, width)
+        if isinstance(memories, MemoryVideo):
+            raise ValueError("memories must be a list of MemoryVideo, got one of them: put it into a list")
+        memories = list(memories or ())  # it may be a generator, and is looked at twice
         self.check_inputs(
-            shape, source_latent, source_trajectory, target_trajectory, prompt, negative_prompt, memories, steps, shift,
+            source, source_trajectory, target_trajectory, prompt, negative_prompt, memories, steps, guidance, shift,
             frame_rate, output_type, callback_on_step_end_tensor_inputs,
         )  # fmt: skip
+        source_latent = self._source_latent(source)
+        shape = self._target_shape(source_latent, num_frames, height, width)
+        self._check_sizes(shape, source_trajectory, target_trajectory, memories)
 
         prompt_embeds, negative_prompt_embeds = self.encode_prompt(prompt), None
-        if guidance > 1 and clean(prompt) != clean(negative_prompt):
-            negative_prompt_embeds = self.encode_prompt(negative_prompt)
+        if guidance > 1 and clean(prompt) != clean(negative_prompt or ""):
+            negative_prompt_embeds = self.encode_prompt(negative_prompt or None)
         aspect = shape[3] / shape[2]
         camera = target_trajectory or source_trajectory
         lens = default_intrinsics(aspect) if camera is None else camera.intrinsics[0]
         if self.transformer.config.positions == "frustum" and target_trajectory is None:
             # Every token needs a ray. Without a target camera it is the source's own, or one that stands still.
             target_trajectory = source_trajectory or Trajectory.static(self._frames(shape[1]), lens)
+        elif target_trajectory is None:
+            source_trajectory, memories = None, [replace(each, trajectory=None) for each in memories]
         if target_trajectory is not None and source_trajectory is None and source_latent is not None:
             source_trajectory = Trajectory.static(self._frames_of(source_latent), lens)
         cache = None
@@ -263,6 +278,7 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         # Explicit sigmas: left to itself this scheduler derives them from limits that are shifted already.
         self.scheduler.set_timesteps(sigmas=np.linspace(1, 0, steps + 1)[:-1].tolist(), device=device)
         timesteps = self.scheduler.timesteps
+        self._num_timesteps = len(timesteps)
         self._interrupt = False
         with self.progress_bar(total=len(timesteps)) as progress:
             for step, t in enumerate(timesteps):
@@ -299,9 +315,14 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             rank_correlations=cache.rank_correlations() if cache is not None and track_responsiveness else None,
         )
 
-    def encode_prompt(self, prompt: str | Sequence[str]) -> torch.Tensor:
-        """(prompts, text_length, text width): the encoder's states, then zeros, as Wan pads its text."""
-        prompts = [prompt] if isinstance(prompt, str) else prompt
+    def encode_prompt(self, prompt: str | None | Sequence[str | None]) -> torch.Tensor:
+        """(prompts, text_length, text width): the encoder's states, then zeros, as Wan pads its text.
+
+        None is a prompt that is not known, the unguided side of guidance. Published encoders read it as an empty one;
+        to that of `mini` an empty one asks for no change.
+        """
+        given = [prompt] if prompt is None or isinstance(prompt, str) else prompt
+        prompts = [each or "" for each in given]
         length, device = self.config.text_length, self._execution_device
         dtype = self.transformer.dtype
         if self.text_encoder is None:
@@ -318,35 +339,40 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         tokens = [each[: length - 1] + [end] if len(each) > length and each[-1] == end else each for each in tokens]
         ids = torch.tensor([(each + [padding] * longest)[:longest] for each in tokens], device=device)
         mask = torch.tensor([[int(place < len(each)) for place in range(longest)] for each in tokens], device=device)
-        states = self.text_encoder(ids, attention_mask=mask).last_hidden_state * mask[..., None]
-        return torch.nn.functional.pad(states, (0, 0, 0, length - longest)).to(dtype)
+        said = self.text_encoder(ids, attention_mask=mask).last_hidden_state
+        states = torch.nn.functional.pad(said * mask[..., None], (0, 0, 0, length - longest))
+        if getattr(self.text_encoder.config, "empty_prompt", False):
+            empty = [each is not None and not own for each, own in zip(given, tokens, strict=True)]
+            states = torch.where(torch.tensor(empty, device=device)[:, None, None], said[:, :1], states)
+        return states.to(dtype)
 
     def check_inputs(
         self,
-        shape: tuple[int, int, int, int],
-        source: torch.Tensor | None,
+        source: Any,
         source_trajectory: Trajectory | None,
         target_trajectory: Trajectory | None,
         prompt: str,
-        negative_prompt: str,
+        negative_prompt: str | None,
         memories: Sequence[MemoryVideo],
         steps: int,
+        guidance: float,
         shift: float,
         frame_rate: float,
         output_type: str,
         callback_tensors: Sequence[str],
     ) -> None:
-        """Raise ValueError, saying expected and got, unless the call makes sense. `shape` is the target's latent."""
-        frames = self._frames(shape[1])
-        if steps < 1:
-            raise ValueError(f"num_inference_steps must be at least 1, got {steps}")
-        if frame_rate <= 0:
-            raise ValueError(f"frame_rate must be positive, got {frame_rate}")
-        if shift <= 0:
-            raise ValueError(f"shift must be positive, got {shift}")
+        """Raise ValueError, saying expected and got, unless the call makes sense, as far as that can be told before
+        anything is encoded."""
+        if not isinstance(steps, Integral) or steps < 1:
+            raise ValueError(f"num_inference_steps must be at least 1, a whole number, got {steps!r}")
+        for name, number in (("frame_rate", frame_rate), ("shift", shift)):
+            if not isinstance(number, Real) or not 0 < number < math.inf:
+                raise ValueError(f"{name} must be positive, got {number!r}")
+        if not isinstance(guidance, Real) or not math.isfinite(guidance):
+            raise ValueError(f"guidance_scale must be a number, got {guidance!r}")
         if output_type not in ("latent", "np"):
             raise ValueError(f"output_type must be 'latent' or 'np', got {output_type!r}")
-        for name, text in (("prompt", prompt), ("negative_prompt", negative_prompt)):
+        for name, text in (("prompt", prompt), ("negative_prompt", negative_prompt or "")):
             if not isinstance(text, str):
                 raise ValueError(f"{name} must be one string, got {type(text).__name__}")
             if clean(text) and self.text_encoder is None:
@@ -355,12 +381,38 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             raise ValueError(
                 f"the scheduler must be a FlowMatchEulerDiscreteScheduler, got {type(self.scheduler).__name__}"
             )
-        if isinstance(memories, MemoryVideo):
-            raise ValueError("memories must be a list of MemoryVideo, got one of them: put it into a list")
+        for rank, memory in enumerate(memories):
+            if not isinstance(memory, MemoryVideo):
+                kind = type(memory).__name__
+                raise ValueError(f"memory {rank} must be a MemoryVideo, got {kind}: MemoryVideo(latent, trajectory)")
+        for name, trajectory in (("source", source_trajectory), ("target", target_trajectory)):
+            if not isinstance(trajectory, Trajectory | None):
+                kind = type(trajectory).__name__
+                raise ValueError(
+                    f"{name}_trajectory must be a Trajectory, got {kind}: Trajectory(c2w, intrinsics), or "
+                    "preset(name, frames, intrinsics)"
+                )
+        if not isinstance(source, np.ndarray | torch.Tensor | None):
+            raise ValueError(
+                "source must be an array or a tensor, frames (T, H, W, 3) uint8 or a latent, got "
+                f"{type(source).__name__}"
+            )
         if unknown := set(callback_tensors) - set(self._callback_tensor_inputs):
             raise ValueError(f"callbacks may ask for {self._callback_tensor_inputs}, got {sorted(unknown)}")
         if source_trajectory is not None and source is None:
             raise ValueError("source_trajectory was given without a source")
+
+    # Inside.
+
+    def _check_sizes(
+        self,
+        shape: tuple[int, int, int, int],
+        source_trajectory: Trajectory | None,
+        target_trajectory: Trajectory | None,
+        memories: Sequence[MemoryVideo],
+    ) -> None:
+        """As `check_inputs`, of what must fit the target's latent of this shape."""
+        frames = self._frames(shape[1])
         for name, trajectory in (("source", source_trajectory), ("target", target_trajectory)):
             if trajectory is not None and len(trajectory) != frames:
                 raise ValueError(f"{name}_trajectory needs one camera per frame, {frames}, got {len(trajectory)}")
@@ -379,12 +431,10 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             if memory.trajectory is not None and len(memory.trajectory) != own:
                 raise ValueError(f"{name} needs one camera per frame, {own}, got {len(memory.trajectory)}")
 
-    # Inside.
-
     def _source_latent(self, source: np.ndarray | torch.Tensor | None) -> torch.Tensor | None:
         if source is None:
             return None
-        source = torch.as_tensor(source)
+        source = _tensor(source)
         if source.dtype == torch.uint8:
             frames = self.spec.frames_for(len(source))
             if frames != len(source):
@@ -434,6 +484,8 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
                 f"{name} must be a floating-point latent ({self.codec.channels}, T', H', W'), or frames "
                 f"(T, H, W, 3) uint8 where frames are allowed, got {tuple(latent.shape)} {latent.dtype}"
             )
+        if not latent.isfinite().all():
+            raise ValueError(f"{name} has values that are no finite numbers, expected a latent as `encode` makes them")
 
     def _frames(self, latent_frames: int) -> int:
         return 1 + self.codec.temporal_compression * (latent_frames - 1)
@@ -468,6 +520,12 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         return {"poses": poses, "intrinsics": intrinsics, "times": times[None]}
 
 
+def _tensor(values: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """An array as a tensor of its own, since torch takes no negative strides and may write where numpy must not."""
+    return torch.from_numpy(np.array(values, order="C")) if isinstance(values, np.ndarray) else values
+
+
 def clean(text: str) -> str:
-    """A prompt as the text encoder sees it: entities resolved, runs of white space single, as Wan's pipelines do."""
+    """A prompt as the text encoder sees it: entities resolved, runs of white space single, as Wan's pipelines do (which
+    also mend broken Unicode where `ftfy` is installed)."""
     return re.sub(r"\s+", " ", html.unescape(html.unescape(text))).strip()

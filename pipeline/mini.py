@@ -47,7 +47,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "gpu": {"num_attention_heads": 8, "num_layers": 8, "ffn_dim": 1024},
 }
 AREA = 48 * 48
-TEXT: dict[str, Any] = {"width": 128, "layers": 3}
+TEXT: dict[str, Any] = {"width": 128, "layers": 3, "empty_prompt": True}
 PIPELINE: dict[str, Any] = {
     "prediction": "sample",
     "num_inference_steps": 10,

@@ -40,16 +40,19 @@ class WordEncoder(ModelMixin, ConfigMixin):
     """Tokens (B, L) to states (B, L, width), as a `transformers` encoder gives them.
 
     Convolution n looks 2 * 2**n tokens to both sides: three of them span 29, an instruction whole.
+    empty (width,), where it is configured: the state at all places of an empty prompt, which asks for no change; at
+    first zeros, as of padding, which stand for whatever may have been asked.
     """
 
     @register_to_config
-    def __init__(self, vocab_size: int = 256, width: int = 128, layers: int = 3) -> None:
+    def __init__(self, vocab_size: int = 256, width: int = 128, layers: int = 3, empty_prompt: bool = False) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, width)
         self.convolutions = nn.ModuleList(
             nn.Conv1d(width, width, KERNEL, padding="same", dilation=2**index) for index in range(layers)
         )
         self.norm = nn.LayerNorm(width)
+        self.empty = nn.Parameter(torch.zeros(width)) if empty_prompt else None
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> BaseModelOutput:
         """attention_mask (B, L) int64: 1 for tokens, 0 for the padding behind them, which changes nothing."""
@@ -57,4 +60,7 @@ class WordEncoder(ModelMixin, ConfigMixin):
         states = self.embedding(input_ids).transpose(1, 2) * mask
         for convolution in self.convolutions:
             states = states + gelu(convolution(states)) * mask
-        return BaseModelOutput(last_hidden_state=self.norm(states.transpose(1, 2)))
+        states = self.norm(states.transpose(1, 2))
+        if self.empty is not None:
+            states = torch.where(mask.any(dim=2, keepdim=True), states, self.empty)
+        return BaseModelOutput(last_hidden_state=states)

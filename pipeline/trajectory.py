@@ -18,6 +18,7 @@ Array = NDArray[np.float64]
 
 # Files carry six digits or fewer, so a good rotation is orthonormal to about 1e-5; a wrong convention is off by 1.
 ROTATION_TOLERANCE = 1e-3
+ROUNDING = 1e-5  # of numbers with six digits, or in float32: left as they are
 
 
 class TrajectoryError(ValueError):
@@ -30,7 +31,8 @@ class Trajectory:
 
     c2w: (T, 3, 4) float64, camera-to-world [R | t], metres. intrinsics: (T, 4) float64, (fx/W, fy/H, cx/W, cy/H);
     (4,) is taken for every frame. Both become read-only copies. Raises TrajectoryError naming the first bad frame:
-    not finite, a rotation that is not orthonormal or mirrors (det -1), a focal length that is not positive.
+    not finite, a rotation that is not orthonormal or mirrors (det -1), a focal length that is not positive. A rotation
+    that is nearly orthonormal becomes the nearest that is, since errors add up where poses are composed.
     """
 
     c2w: Array
@@ -47,7 +49,10 @@ class Trajectory:
             raise TrajectoryError(
                 f"intrinsics have shape {intrinsics.shape}; expected (4,) or ({len(c2w)}, 4), one row per pose"
             )
-        _check(c2w, intrinsics)
+        error = _check(c2w, intrinsics)
+        if (off := error > ROUNDING).any():
+            left, _, right = np.linalg.svd(c2w[off, :, :3])
+            c2w[off, :, :3] = left @ right
         c2w.setflags(write=False)
         intrinsics.setflags(write=False)
         object.__setattr__(self, "c2w", c2w)
@@ -255,7 +260,8 @@ def _floats(values: ArrayLike, name: str) -> Array:
         raise TrajectoryError(f"{name} is not an array of numbers of one shape: {error}") from None
 
 
-def _check(c2w: Array, intrinsics: Array) -> None:
+def _check(c2w: Array, intrinsics: Array) -> Array:
+    """How far each frame's rotation is from an orthonormal one, (T,)."""
     for what, numbers in (("pose", c2w.reshape(len(c2w), 12)), ("intrinsics", intrinsics)):
         bad = _first(~np.isfinite(numbers).all(axis=1))
         if bad is not None:
@@ -279,6 +285,7 @@ def _check(c2w: Array, intrinsics: Array) -> None:
         raise TrajectoryError(
             f"frame {bad}: focal lengths (fx/W, fy/H) are {intrinsics[bad, :2].tolist()}; both must be positive"
         )
+    return np.asarray(error)
 
 
 def _first(bad: ArrayLike) -> int | None:

@@ -276,13 +276,13 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         config = self.config
         attention = choice("attention", attention or config.attention, CHOICES["attention"])
         merge = choice("merge", merge or config.merge, CHOICES["merge"])
-        view = (target_poses, target_intrinsics, target_times)
-        check(self, ConditioningVideo(hidden_states, *view), source, memories, attention, merge, cache)
+        target_video = ConditioningVideo(hidden_states, target_poses, target_intrinsics, target_times)
+        check(self, target_video, source, memories, attention, merge, cache)
         filled = cache is not None and cache.complete
         if cache is not None and not filled:
             cache.clear()
-            cache.target = ConditioningVideo(hidden_states, *view)
-        target_video = ConditioningVideo(hidden_states, *view)
+            cache.target = target_video
+            cache.shown = [each.latent for each in (*((source,) if source else ()), *memories)]
         if config.source == "channels":
             put = partial(_beside, hidden_states, source)
             beside = put() if cache is None else cache.once("beside", put)

@@ -187,13 +187,13 @@ def run(given: argparse.Namespace, setup: Setup, recipe: Recipe) -> None:
                 log.paused(clock - log.began)
             figures = trainer.train_step(batch)
             now = time.monotonic()
-            log.step(trainer.step, len(batch.clean), figures)
             if given.minutes < math.inf and trainer.step % REPLANNED == 0:
                 # As many steps as there is time for, so that the rates fall to nothing.
                 speed, left = (trainer.step - start) / (now - clock), 60 * given.minutes - (now - began)
                 trainer.recipe = dataclasses.replace(recipe, steps=max(1, trainer.step + round(speed * left)))
                 log.write({"step": trainer.step, "steps": trainer.recipe.steps, "minutes": (now - began) / 60})
             last = trainer.step >= trainer.recipe.steps or now - began > 60 * given.minutes
+            log.step(trainer.step, len(batch.clean), figures, last)
             if held_out and (trainer.step % setup.validate_every == 0 or last):
                 log.write({"step": trainer.step, **validate(trainer, held_out, vae.std)})
             if last or now - saved > 60 * setup.checkpoint_minutes:

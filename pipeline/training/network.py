@@ -42,11 +42,11 @@ class Network(nn.Module):
         return self._pipe[0]
 
     def forward(
-        self, batch: Batch, noisy: torch.Tensor, sigma: torch.Tensor, instructions: Sequence[str] | None = None
+        self, batch: Batch, noisy: torch.Tensor, sigma: torch.Tensor, instructions: Sequence[str | None] | None = None
     ) -> Prediction:
         """What the transformer says of `noisy` (B M, C, T, H, W) in noise of sigma (B M,).
 
-        instructions: other words than the batch's own, one per scene.
+        instructions: other words than the batch's own, one per scene; None where they are not known.
         """
         draw, config = batch.draw, self.transformer.config
         kernels = None if draw.tokenizer is None else [memory_kernels(self.pipe)[draw.tokenizer]]

@@ -79,7 +79,7 @@ def loss(
     sigma = noise_levels(len(clean), shift, recipe.spread, pure, generator)
     noise = torch.randn(clean.shape, generator=generator, device=device)
     given = (torch.rand(len(batch.instructions), generator=generator, device=device) >= recipe.text_dropout).tolist()
-    instructions = tuple(each if kept else "" for each, kept in zip(batch.instructions, given, strict=True))
+    instructions = tuple(each if kept else None for each, kept in zip(batch.instructions, given, strict=True))
     below = clean
     if batch.draw.guessed:
         guess = _guess(network, batch, noise, instructions, sample)
@@ -106,7 +106,7 @@ def _guess(
     network: Callable[..., Prediction],
     batch: Batch,
     noise: torch.Tensor,
-    instructions: tuple[str, ...],
+    instructions: tuple[str | None, ...],
     sample: bool,
 ) -> torch.Tensor:
     """What the model makes of noise alone: where its sampling begins (before its frames agree: see `agreement`)."""

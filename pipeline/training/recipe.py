@@ -41,6 +41,7 @@ class Recipe:
     # Tasks.
     camera: float = choice(0.5, "share of the steps with novel views")
     text: float = choice(0.35, "share with instructions")
+    still: float = choice(0.1, "share of the camera samples whose target's camera is the source's own: nothing changes")
     onward: float = choice(0.15, "share that continues a segment (no source, the preceding one as memory)")
     real: float = choice(0.3, "share of real footage among the scenes, where data and task have some")
     turned: float = choice(
@@ -59,7 +60,7 @@ class Recipe:
     merge_share: tuple[float, float] = choice((0.3, 0.7), "range of the share that merges, in half of the steps")
     # Guidance.
     source_dropout: float = choice(0.1, "share of the steps with memory that do not see their source")
-    text_dropout: float = choice(0.1, "share of the instructions that are not given")
+    text_dropout: float = choice(0.1, "share of the samples whose words, or that there are none, are not known")
     camera_dropout: float = choice(0.0, "share of the steps without any camera; only for models with grid positions")
     own_weight: float = choice(0.3, "weight of the error of what a model that copies along rays makes up itself")
     depth_weight: float = choice(

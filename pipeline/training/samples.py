@@ -166,7 +166,9 @@ class Corpus:
             source = order[0]
             start = int(random.choice(self.filmed(source)))
             others = [each for each in order[1:] if start in self.filmed(each)]
-            distinct = [Window(each, start) for each in others[: recipe.targets]] or [Window(source, start)]
+            distinct = [Window(each, start) for each in others[: recipe.targets]]
+            if not distinct or (recipe.still and random.random() < recipe.still):
+                distinct = [Window(source, start)]
             targets = [distinct[each % len(distinct)] for each in range(recipe.targets)]
             memories = self._memories(random, views, source, targets, start, count)
             return Sample(Window(source, start), tuple(targets), memories)

@@ -21,9 +21,10 @@ def takes_part(tune: str) -> Callable[[str], bool]:
 
     After "words", edits without an instruction are the same, bit for bit, where the empty prompt is padding (`mini`).
     """
-    parts = {"all": ("",), "paper": PAPER, "words": WORDS, "lora": ("lora_",)}[tune]
-    reads = tune in ("all", "words")  # the text encoder has no part in the paper's tuning
-    return lambda name: any(part in name for part in parts) if name.startswith("transformer.") else reads
+    parts = {"all": ("",), "paper": PAPER, "words": WORDS, "empty": (), "lora": ("lora_",)}[tune]
+    # Of the text encoder, which has no part in the paper's tuning.
+    read = {"all": ("",), "words": ("",), "empty": ("empty",)}.get(tune, ())
+    return lambda name: any(part in name for part in (parts if name.startswith("transformer.") else read))
 
 
 def add_lora(transformer: Any, rank: int, seed: int = 0) -> None:

@@ -171,6 +171,13 @@ def test_the_cache_says_what_it_takes_and_takes_less_in_fp8():
     assert (results[None] - results[torch.float8_e4m3fn]).abs().max() < 0.2 * spread
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_head_of_zeros_stays_zero_in_fp8(dtype):
+    cache, zeros = MemoryCache(dtype=torch.float8_e4m3fn), torch.zeros(1, 3, 2, 4, dtype=dtype)
+    cache.store(0, (zeros, zeros))
+    assert all(torch.equal(each, zeros) for each in cache.load(0, zeros))
+
+
 def test_a_cache_on_another_device_comes_back_for_every_block():
     model, given, cache = model_of(), call(), MemoryCache(device="cpu", dtype=torch.float64)
     assert torch.allclose(predict(model, **given, cache=cache), predict(model, **given), atol=1e-6)
@@ -346,10 +353,15 @@ def test_a_source_in_channels_is_kept_with_the_rest_and_shared_by_several_target
     ("changes", "message"),
     [
         ({"target_poses": poses(4, 0.3)}, "beside a target of other poses: clear"),
-        ({"hidden_states": random(1, 16, 4, 8, 16)}, r"beside a target of \(T, H, W\) \(4, 16, 16\), got \(4, 8, 16\)"),
+        ({"source": video(9)}, "with another source or other memories: clear"),
+        ({"memories": [video(3)]}, "with another source or other memories: clear"),
+        (
+            {"hidden_states": random(1, 16, 4, 8, 16)},
+            r"beside a target \(B, C, T, H, W\) of \(1, 16, 4, 16, 16\), got \(1, 16, 4, 8, 16\)",
+        ),
     ],
 )
-def test_a_cache_serves_one_target_s_size_and_cameras(changes, message):
+def test_a_cache_serves_one_target_s_size_and_cameras_and_what_it_was_shown(changes, message):
     model, cache = model_of(cameras="plucker", positions="frustum"), MemoryCache()
     given = call(memories=2)
     predict(model, **given, cache=cache)

@@ -1,4 +1,6 @@
 import logging
+import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -177,6 +179,28 @@ def test_the_second_pass_is_made_only_where_it_can_differ(pipe):
         hook.remove()
 
 
+def test_memories_may_come_one_by_one_and_arrays_as_numpy_has_them(pipe):
+    memories = [MemoryVideo(pipe.encode(frames(seed)), PAN) for seed in (1, 2)]
+    assert torch.equal(edit(pipe, memories=(each for each in memories)), edit(pipe, memories=memories))
+    assert torch.equal(edit(pipe, memories=None), edit(pipe, memories=()))
+    backwards, fixed = frames()[::-1], frames()
+    fixed.setflags(write=False)
+    assert torch.equal(edit(pipe, source=backwards), edit(pipe, source=backwards.copy()))
+    assert torch.equal(edit(pipe, source=fixed), edit(pipe))
+
+
+def test_without_a_target_camera_a_model_with_a_grid_looks_at_no_camera(wan):
+    memory = MemoryVideo(wan.encode(frames(2, 9)), ARC[:9])
+    blind = wan(source=frames(0, 9), memories=[replace(memory, trajectory=None)], generator=noise()).latents
+    seeing = wan(source=frames(0, 9), source_trajectory=PAN[:9], memories=[memory], generator=noise()).latents
+    assert torch.equal(blind, seeing)
+
+
+def test_a_pipeline_of_its_components_reads_words_as_before(pipe):
+    again = quiet(MemoryV2VPipeline.from_pipe(pipe))
+    assert torch.equal(edit(again), edit(pipe))
+
+
 def test_the_schedule_is_shifted_exactly_once(pipe):
     edit(pipe, num_inference_steps=4, shift=3.0)
     even = np.linspace(1, 0, 5)
@@ -238,6 +262,7 @@ def test_callbacks_may_replace_the_words_name_what_they_want_and_end_an_edit(pip
 
     def stop(pipe, step, timestep, given):
         steps.append(step)
+        assert pipe.num_timesteps == 5, "diffusers' own callbacks ask"
         pipe._interrupt = step == 1
         return {}
 
@@ -266,7 +291,7 @@ def test_a_memory_is_where_it_was_in_time_and_the_one_before_is_nearer(pipe, wan
 
 def test_a_prompt_that_is_too_long_keeps_the_mark_of_its_end(wan, monkeypatch):
     class Words(torch.nn.Module):
-        device, dtype = torch.device("cpu"), torch.float32
+        device, dtype, config = torch.device("cpu"), torch.float32, SimpleNamespace()
 
         def forward(self, ids, attention_mask):
             return SimpleNamespace(last_hidden_state=ids[..., None].float().expand(-1, -1, 32))
@@ -341,8 +366,16 @@ def test_a_wan_latent_frame_gets_the_camera_of_every_fourth_frame(wan):
         ({"memories": [MemoryVideo(torch.zeros(3, 16, 64, 32), PAN)]}, r"latent size \(32, 32\), got \(64, 32\)"),
         ({"memories": [MemoryVideo(torch.zeros(4, 16, 32, 32), PAN)]}, r"memory 0 must be a floating-point latent"),
         ({"memories": [MemoryVideo(torch.zeros(3, 16, 32, 32).int(), PAN)]}, "got .* torch.int32"),
-        ({"num_inference_steps": 0}, "at least 1, got 0"),
+        ({"num_inference_steps": 0}, "at least 1, a whole number, got 0"),
+        ({"num_inference_steps": 2.0}, "at least 1, a whole number, got 2.0"),
         ({"shift": 0.0}, "positive, got 0.0"),
+        ({"frame_rate": math.nan}, "frame_rate must be positive, got nan"),
+        ({"guidance_scale": math.nan}, "guidance_scale must be a number, got nan"),
+        ({"guidance_scale": "5"}, "guidance_scale must be a number, got '5'"),
+        ({"source": [frames()[0]]}, "source must be an array or a tensor.*got list"),
+        ({"target_trajectory": "pan_right"}, r"target_trajectory must be a Trajectory, got str: .*preset\("),
+        ({"memories": [(torch.zeros(3, 16, 32, 32), PAN)]}, "memory 0 must be a MemoryVideo, got tuple"),
+        ({"memories": [MemoryVideo(torch.full((3, 16, 32, 32), math.nan), PAN)]}, "memory 0 has values that are no"),
         ({"memories": MemoryVideo(torch.zeros(3, 16, 32, 32), PAN)}, "a list of MemoryVideo, got one of them"),
         ({"memories": [MemoryVideo(np.zeros((3, 16, 32, 32)), PAN)]}, "memory 0 must be a tensor, got ndarray"),
         ({"prompt": ["red"]}, "one string, got list"),

@@ -57,9 +57,15 @@ def test_prompts_need_no_files_and_tell_apart():
     assert not texts[0][:, words:].any(), "behind the text there are zeros, as in Wan's pipelines"
 
 
-def test_an_empty_prompt_is_all_zeros():
+def test_an_empty_prompt_asks_for_no_change_and_an_unknown_one_says_nothing():
     pipe = build_tiny()
-    assert not any(pipe.encode_prompt(text).any() for text in ("", "  ", ["", ""]))
+    assert not any(pipe.encode_prompt(text).any() for text in ("", "  ", None, ["", None])), "nothing is learned yet"
+    with torch.no_grad():
+        pipe.text_encoder.empty.fill_(2.0)
+    both = pipe.encode_prompt(["", "make the jacket red", None, " "])
+    assert (both[[0, 3]] == 2).all() and not both[2].any(), "at all places, so that it is attended to as one"
+    assert torch.allclose(both[1], pipe.encode_prompt("make the jacket red")[0], atol=1e-6)
+    assert torch.equal(both[:1], pipe.encode_prompt("")) and torch.equal(both[2:3], pipe.encode_prompt(None))
 
 
 def test_words_of_the_vocabulary_are_one_token_each_and_others_are_read_by_their_letters():

@@ -158,8 +158,9 @@ def test_a_draw_is_a_function_of_its_random_state(corpus, seed):
 
 
 def test_draws_are_those_of_the_trainings_that_are_under_way():
-    # A training that is gone on with must draw what it would have drawn: a new digest here breaks every one.
-    corpus = Corpus(clips_of(frames=40, shots=2), LENGTH, Recipe(foreign=0.1, turned=0.5))
+    # A training that is gone on with must draw what it would have drawn: a new digest here breaks every one. (Those
+    # begun before there was `still` go on with 0.)
+    corpus = Corpus(clips_of(frames=40, shots=2), LENGTH, Recipe(foreign=0.1, turned=0.5, still=0.0))
     draws = [described(corpus.draw(np.random.default_rng(seed))) for seed in range(30)]
     assert {draw[1] for draw in draws} == set(TASKS)
     assert hashlib.sha256(repr(draws).encode()).hexdigest()[:16] == "613fa648589148e6"
@@ -172,7 +173,8 @@ def test_the_source_is_never_among_the_memories(seed):
     for sample in draw.samples:
         if draw.task == "camera":
             assert all(each.clip is not sample.origin.clip for each in sample.memories)
-            assert all(each.clip is not sample.origin.clip for each in sample.targets)
+            still = [each.clip is sample.origin.clip and each.start == sample.origin.start for each in sample.targets]
+            assert all(still) or all(each.clip is not sample.origin.clip for each in sample.targets)
         if draw.task == "text":
             assert sample.before.clip.variant == 0 and sample.targets[0].clip.variant == 1
             assert sample.before.clip.camera == sample.targets[0].clip.camera
@@ -199,6 +201,8 @@ def test_shares_of_tasks_and_dropouts_are_the_recipes():
         assert share(lambda d, task=task: d.task == task) == pytest.approx(expected, abs=0.03)
     assert share(lambda d: d.tokenizer is not None) == pytest.approx(0.5, abs=0.03)
     camera = [draw for draw in draws if draw.task == "camera"]
+    still = [draw for draw in camera if draw.samples[0].targets[0].clip is draw.samples[0].origin.clip]
+    assert len(still) / len(camera) == pytest.approx(recipe.still, abs=0.03)
     assert share(lambda d: not d.samples[0].memories, camera) == pytest.approx(recipe.memory_dropout, abs=0.04)
     remembered = [draw for draw in camera if draw.samples[0].memories]
     assert share(lambda d: d.merge_share is not None, remembered) == pytest.approx(0.5, abs=0.05)
@@ -657,6 +661,35 @@ def test_who_learns_words_alone_edits_without_them_as_before_to_the_bit():
     assert all(torch.equal(*each) for each in zip(wordless, before[0], strict=True))
     assert not any(torch.equal(*each) for each in zip(worded, before[1], strict=True))
     assert {name.split(".")[0] for name in trainer.parameters} == {"transformer", "text_encoder"}
+
+
+def test_what_an_empty_prompt_says_can_be_learned_alone_and_changes_no_edit_with_words():
+    pipe, recipe = build_tiny(), Recipe(batch=2, targets=1, warmup=1, adam_learning_rate=0.1, ema=0.0, text_dropout=0.0)
+    pipe.set_progress_bar_config(disable=True)
+    video = torch.randn(3, 16, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def edit(prompt: str) -> torch.Tensor:
+        seed = torch.Generator().manual_seed(1)
+        return pipe(source=video, prompt=prompt, guidance_scale=2.0, generator=seed).latents
+
+    before = edit(""), edit("paint the ball red")
+    trainer = Trainer(Network(pipe), recipe, trainable=takes_part("empty"))
+    assert list(trainer.parameters) == ["text_encoder.empty"]
+    for _ in range(2):
+        trainer.train_step(replace(text_batch(recipe), instructions=("", "")))
+    pipe.transformer.eval()
+    assert not torch.equal(edit(""), before[0]) and torch.equal(edit("paint the ball red"), before[1])
+
+
+def test_words_that_are_dropped_are_unknown_and_not_empty():
+    recipe, heard = Recipe(batch=2, targets=1, text_dropout=1.0), []
+
+    def network(batch, noisy, sigma, instructions):
+        heard.extend(instructions)
+        return Prediction(noisy)
+
+    loss(network, text_batch(recipe), recipe, torch.Generator().manual_seed(0), shift=1.0, sample=True)
+    assert heard == [None, None]
 
 
 # The estimate.

@@ -107,6 +107,16 @@ def test_a_scaled_rotation_is_refused_and_the_frame_named() -> None:
         Trajectory(c2w, LENS)
 
 
+def test_a_rotation_that_is_nearly_one_becomes_one_so_that_poses_compose() -> None:
+    c2w = preset("arc_left", 5, LENS).c2w.copy()
+    c2w[:, :, :3] *= 1.0004
+    rough = Trajectory(c2w, LENS)
+    assert np.allclose(rough.c2w, preset("arc_left", 5, LENS).c2w, atol=1e-12)
+    assert np.allclose(rough.relative_to(rough.c2w[0]).relative_to(rough.c2w[2]).c2w[2], np.eye(3, 4))
+    rounded = preset("arc_left", 5, LENS).c2w.round(6)
+    assert np.array_equal(Trajectory(rounded, LENS).c2w, rounded), "six digits are as good as it gets"
+
+
 def test_a_mirroring_pose_is_refused_and_the_frame_named() -> None:
     c2w = poses()
     c2w[4, 1, 1] = -1
