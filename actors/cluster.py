@@ -73,6 +73,12 @@ def connect() -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
+def here_is_alive() -> bool:
+    """Whether the cluster still has the node that this process is on. What is pinned to it can run nowhere else."""
+    here = ray.get_runtime_context().get_node_id()
+    return any(node["NodeID"] == here and node["Alive"] for node in ray.nodes())
+
+
 def nodes() -> list[dict[str, float]]:
     """Resources of every live node."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]

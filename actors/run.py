@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
-from actors.cluster import Places
+from actors.cluster import Places, here_is_alive
 from actors.editor import Editor
 from actors.faults import blame, disk_is_full, one_line
 from actors.librarian import Librarian
@@ -140,7 +140,7 @@ class Run:
                 self._start_edit(assignment)
             self._start_publication()
             self._replace_sick()
-            self._tell_if_waiting()
+            self._look_around()
             self.progress(self.scheduler)
             if self.scheduler.finished and not self._publishing:
                 return
@@ -199,8 +199,10 @@ class Run:
                 self.scheduler.remove_worker(name)
                 self._replace(name)
 
-    def _tell_if_waiting(self) -> None:
-        """An actor that no node has room for waits without a word of Ray's."""
+    def _look_around(self) -> None:
+        """An actor that no node has room for waits without a word of Ray's, and so does one whose node is gone."""
+        if not self.scheduler.healthy_workers and not self.scheduler.stopped and not here_is_alive():
+            self.scheduler.stop("the Ray of this machine has died")
         if self._waiting_since is not None and time.monotonic() - self._waiting_since > SILENCE:
             self._waiting_since = None
             asked, free = self.places.editors, ray.available_resources()

@@ -65,8 +65,13 @@ class Chain:
         """Folder of the source's results: its stem and so many digits of its fingerprint that no two sources of a
         corpus share them."""
         stem = posixpath.splitext(posixpath.basename(self.url.replace("\\", "/")))[0]
-        stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", stem)[:LONGEST_STEM].strip("._")
-        return f"{stem or 'source'}-{self.fingerprint[:DIGITS]}"
+        stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", stem)[:LONGEST_STEM].strip("._-")
+        return f"{stem or 'source'}-{self.digits}"
+
+    @property
+    def digits(self) -> str:
+        """What the folder's name ends with, whatever the source is called."""
+        return self.fingerprint[:DIGITS]
 
     @property
     def found(self) -> VideoInfo:

@@ -187,6 +187,8 @@ def load_config(values: dict[str, Any] | None = None, overrides: Sequence[str] =
     config = _assigned(EditConfig, values, overrides, "edit")
     if not 0 <= config.blend <= 1:
         raise ConfigError(f"setting 'blend' is {config.blend!r}, expected 0 to 1")
+    if config.crf > 51:
+        raise ConfigError(f"setting 'crf' is {config.crf}, expected 0 (lossless) to 51, as H.264 has it")
     if config.points % 64:
         raise ConfigError(
             f"setting 'points' is {config.points}, expected a multiple of 64 (coverage is packed in words)"

@@ -60,7 +60,7 @@ def edit(job: EditJob) -> int:
     if not model.spec.trained:
         say(f"model '{job.model}' is untrained: its weights are random and what it makes is noise; all else is real")
     plan = make_plan(
-        job.inputs, job.turns, job.config, model,
+        job.inputs, job.turns or [Turn()] * job.fresh, job.config, model,
         limit=job.limit, source_trajectory=job.source_trajectory, shots=job.shots,
     )  # fmt: skip
     for note in plan.notes:
@@ -71,12 +71,14 @@ def edit(job: EditJob) -> int:
     library_url = library_of(job, out)
     library = _open_library(library_url, job.config, model, create=not job.dry_run)
     if job.fresh and not job.dry_run and library is not None:
-        erase(plan, library, out)
+        say(f"--fresh forgot {erase(plan, library, out)}")
     committed = {chain.name: library.committed(chain.fingerprint) if library else set() for chain in plan.chains}
     if job.fresh and job.dry_run:
         forgotten = sum(map(len, committed.values()))
-        say(f"--fresh would forget {forgotten} memories and remove {len(published_videos(plan, out))} videos")
+        say(f"--fresh would forget {forgotten} memories and {len(published_videos(plan, out))} videos")
         committed = {chain.name: set() for chain in plan.chains}
+    if job.fresh and turns == [Turn()]:  # none was given: that was all
+        return FAILED if plan.failed else DONE
     _describe(plan, committed, library, job.config, model)
     if job.dry_run or library is None:
         return FAILED if plan.failed else DONE
@@ -108,13 +110,15 @@ def edit(job: EditJob) -> int:
             "library": library_url,
         }
         write_results(out, table, summary)
+        where = f"results in {out}/results.parquet, "
     except (ValueError, OSError) as error:  # edits and videos are there all the same
         notes.append(Note("failed", out, str(error)))
         say(f"failed: {error}")
+        where = ""
     for chain in whole:
         say(f"{chain.url}: {len(chain.turns)} turns at {_size(videos[chain.name][0])} in {out}/{chain.name}")
     say(f"{len(whole)} of {sum(done.values())} videos done, {outcome.edits} edits made; "
-        f"results in {out}/results.parquet, memories in {library_url}")  # fmt: skip
+        f"{where}memories in {library_url}")  # fmt: skip
     return FAILED if any(note.status == "failed" for note in notes) or len(whole) < len(plan.chains) else DONE
 
 
@@ -171,20 +175,33 @@ def compare_video(chain: Chain, videos: Sequence[TurnVideo], out: str) -> Compar
     return CompareVideo(f"{out}/{chain.name}/compare.mp4", chain.found, tuple(videos), labels)
 
 
-def erase(plan: Plan, library: Library, out: str) -> None:
-    """Forget the plan's sources and what was published of them (`--fresh`)."""
-    library.erase([chain.fingerprint for chain in plan.chains])
-    for filesystem, path in published_videos(plan, out):
+def erase(plan: Plan, library: Library, out: str) -> str:
+    """Forget the plan's sources and what was published of them (`--fresh`). Returns how much that was, for people."""
+    count = library.erase([chain.fingerprint for chain in plan.chains])
+    videos = published_videos(plan, out)
+    for filesystem, path in videos:
         filesystem.rm(path)
+        folder = posixpath.dirname(path)
+        if filesystem.isdir(folder) and not filesystem.ls(folder):
+            filesystem.rmdir(folder)
+    return f"{count} memories and {len(videos)} videos"
 
 
 def published_videos(plan: Plan, out: str) -> list[tuple[Any, str]]:
-    """(filesystem, path) of all the sources' videos; other plans' too, since a source's memories go together."""
-    found = []
-    for chain in plan.chains:
-        filesystem, folder = fsspec.core.url_to_fs(f"{out}/{chain.name}")
-        if filesystem.isdir(folder):  # listed and not matched: `out` may hold brackets
-            found += [(filesystem, path) for path in filesystem.ls(folder, detail=False)]
+    """(filesystem, path) of all the sources' videos; those of other plans and of other names that the source has had
+    too, since a source's memories go together."""
+    filesystem, root = fsspec.core.url_to_fs(out)
+    names = {chain.digits for chain in plan.chains}
+    if not filesystem.isdir(root):
+        return []
+    # Listed and not matched: `out` may hold brackets.
+    folders = [each["name"].rstrip("/") for each in filesystem.ls(root, detail=True) if each["type"] == "directory"]
+    found = [
+        (filesystem, path)
+        for folder in folders
+        if posixpath.basename(folder).rpartition("-")[2] in names
+        for path in filesystem.ls(folder, detail=False)
+    ]
     return [each for each in found if PUBLISHED.fullmatch(posixpath.basename(each[1]))]
 
 

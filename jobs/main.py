@@ -12,7 +12,9 @@ import argparse
 import dataclasses
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
@@ -77,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
         help="mini, recammaster, lucy-edit, memory-v2v, a hub id or folder of those, or a folder in our layout",
     )
     edit.add_argument("--workers", type=int, metavar="N", help="the same as workers=N")
-    edit.add_argument("--limit", type=int, metavar="N", help="take only the first N videos")
+    edit.add_argument("--limit", type=int, metavar="N", help="look at the first N videos alone")
     edit.add_argument(
         "--source-trajectory", metavar="FILE", help="how the source's own camera moves (default: it stands still)"
     )
@@ -150,14 +152,21 @@ def _said(value: Any) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 all done, 1 some failed, 2 the command could not be understood or started."""
+    if threading.current_thread() is threading.main_thread():
+        # Schedulers of clusters end a job with it: that is to end as Ctrl-C does. (Ray takes it over: see `connect`.)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     # argparse takes free words only up to the first option; those that follow are ours to collect.
     given, rest = parser().parse_known_args(arguments)
     try:
         if unknown := [word for word in rest if word.startswith("-")]:
             raise UsageError(
-                f"unknown option {unknown[0]}; settings are written without dashes, such as seed=4 "
-                f"(memory-v2v {given.command} --help lists all)"
+                f"unknown option {unknown[0]}; settings are written without dashes, such as seed=4, and files that "
+                f"begin with one as ./{unknown[0]} (memory-v2v {given.command} --help lists all)"
             )
+        free = [*(given.inputs if given.command == "edit" else given.settings), *rest]
+        if meant := [word for word in free if _is_override(word) and _is_option(word, given)]:
+            key, _, value = meant[0].partition("=")
+            raise UsageError(f"'{meant[0]}' is an option and no setting: --{key.replace('_', '-')} {value}")
         if given.command == "synthesize":
             from jobs.extend import extend
             from jobs.synthesize import synthesize
@@ -287,6 +296,10 @@ def train_job(given: argparse.Namespace) -> Any:
         recipe=recipe,
         dry_run=given.dry_run,
     )
+
+
+def _is_option(word: str, given: argparse.Namespace) -> bool:
+    return word.partition("=")[0] in {*vars(given)} - {"inputs", "settings", "workers", "command"}
 
 
 def _is_override(word: str) -> bool:

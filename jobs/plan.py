@@ -91,7 +91,8 @@ def make_plan(
     first: dict[str, str] = {}
     for entry, result in zip(entries, results, strict=True):
         if isinstance(result, str):
-            plan.notes.append(Note("failed", entry.url, result if entry.url in result else f"{entry.url}: {result}"))
+            line = result if entry.url in result else f"{entry.url}: {result}"
+            plan.notes.append(Note("failed", entry.url, f"{entry.row}: {line}" if entry.row else line))
             continue
         made, warnings = result
         if made.fingerprint in first:

@@ -21,6 +21,7 @@ from storage.turn_text import TURN_KEYS, turn_mapping
 
 INPUTS = ("source", "previous")
 SPANS = ("exact", "stretch", "segment")
+LONGEST_LABEL = 100  # of a file's name, of which file systems take 255 bytes
 
 
 class TurnError(ValueError):
@@ -56,7 +57,7 @@ class Turn:
             text = posixpath.splitext(posixpath.basename(self.trajectory.rstrip("/")))[0]
         else:
             text = "text"
-        return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip("._") or "turn"
+        return re.sub(r"[^A-Za-z0-9_.-]+", "_", text)[:LONGEST_LABEL].strip("._") or "turn"
 
 
 def parse_turn(spec: str | dict[str, Any]) -> Turn:

@@ -36,6 +36,7 @@ AAC_BIT_RATE = 192_000
 REPEATABLE = "mbtree=0"
 COMPARE_CRF = 20
 COMPARE_HEIGHT = 192
+WIDEST = 4096  # pixels; H.264 ends at four times as many, most players at twice
 THUMBS = 4  # memories shown for a segment
 THUMB_CACHE = 64  # small pictures kept; neighbouring segments use the same memories
 LINE = 14  # height of a line of PIL's default font, even
@@ -105,7 +106,8 @@ def write_compare(
     url: str, source: VideoInfo, turns: Sequence[Panel], *, video_id: str, crf: int = COMPARE_CRF, audio: bool = True
 ) -> None:
     """Publish the source and its turns side by side, each under its label, all at the height of the turns, and under
-    each turn the memories that its current segment used, labelled "t1 s3" (turn 1, segment 3).
+    each turn the memories that its current segment used, labelled "t1 s3" (turn 1, segment 3); in as many rows as keep
+    the picture within WIDEST.
 
     Small models' turns are enlarged by a whole factor to about COMPARE_HEIGHT, so that labels and thumbnails can be
     read. Times and sound are the source's; streams like write_video and raises like it. One turn at least.
@@ -122,16 +124,20 @@ def write_compare(
 def _compared(source: VideoInfo, turns: Sequence[Panel]) -> Iterator[np.ndarray]:
     infos = [probe(turn.url) for turn in turns]
     tallest = max(info.height for info in infos)
-    height = tallest * max(1, round(COMPARE_HEIGHT / tallest)) // 2 * 2
+    height = tallest * max(1, round(COMPARE_HEIGHT / tallest))
+    slimmest = min(info.height / info.width for info in (source, *infos))
+    height = max(2, min(height, int(WIDEST * slimmest)) // 2 * 2)
     sizes = [(height, max(2, round(info.width * height / info.height / 2) * 2)) for info in (source, *infos)]
-    lefts = [0, *itertools.accumulate(w + GAP for _, w in sizes)]
     thumbs = [max(2, round(w / THUMBS / 2) * 2 - GAP) for _, w in sizes[1:]]
     thumb_heights = [max(2, round(w * info.height / info.width / 2) * 2) for w, info in zip(thumbs, infos, strict=True)]
     below = LINE + max(thumb_heights) if any(used.memories for turn in turns for used in turn.used) else 0
-    canvas = Image.new("RGB", (lefts[-1] - GAP, LINE + height + (below + 1) // 2 * 2))
+    row = LINE + height + (below + 1) // 2 * 2
+    corners = _corners([width for _, width in sizes], row)
+    across = max(left + width for (left, _), (_, width) in zip(corners, sizes, strict=True))
+    canvas = Image.new("RGB", (across, corners[-1][1] + row))
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default()
-    for label, left, (_, width) in zip(["source", *(turn.label for turn in turns)], lefts, sizes, strict=False):
-        draw.text((left + 2, 1), _shortened(label, width - 4, font), fill="white", font=font)
+    for label, (left, top), (_, width) in zip(["source", *(turn.label for turn in turns)], corners, sizes, strict=True):
+        draw.text((left + 2, top + 1), _shortened(label, width - 4, font), fill="white", font=font)
 
     @functools.lru_cache(maxsize=THUMB_CACHE)
     def thumbnail(turn: int, frame: int, size: tuple[int, int]) -> Image.Image:
@@ -140,19 +146,32 @@ def _compared(source: VideoInfo, turns: Sequence[Panel]) -> Iterator[np.ndarray]
     streams = [iter_frames(info.url, size) for info, size in zip((source, *infos), sizes, strict=True)]
     shown: list[Used | None] = [None] * len(turns)
     for number, pictures in enumerate(zip(*streams, strict=True)):
-        for left, picture in zip(lefts, pictures, strict=False):
-            canvas.paste(Image.fromarray(picture), (left, LINE))
+        for (left, top), picture in zip(corners, pictures, strict=True):
+            canvas.paste(Image.fromarray(picture), (left, top + LINE))
         for at, turn in enumerate(turns):
             used = next((used for used in turn.used if used.start <= number < used.stop), None)
             if used is shown[at]:
                 continue
-            shown[at], left, top = used, lefts[at + 1], LINE + height
-            draw.rectangle((left, top, left + sizes[at + 1][1] - 1, top + below), fill="black")
+            shown[at], (left, top) = used, corners[at + 1]
+            top += LINE + height
+            if below:
+                draw.rectangle((left, top, left + sizes[at + 1][1] - 1, top + below - 1), fill="black")
             for place, (memory_turn, segment, frame) in enumerate(used.memories[:THUMBS] if used else ()):
                 x = left + place * (thumbs[at] + GAP)
                 draw.text((x + 1, top + 1), f"t{memory_turn} s{segment}", fill="white", font=font)
                 canvas.paste(thumbnail(memory_turn, frame, (thumb_heights[at], thumbs[at])), (x, top + LINE))
         yield np.asarray(canvas)
+
+
+def _corners(widths: Sequence[int], row: int) -> list[tuple[int, int]]:
+    """(left, top) of panels beside each other, in rows of this height that are no wider than WIDEST."""
+    corners, left, top = [], 0, 0
+    for width in widths:
+        if left and left + width > WIDEST:
+            left, top = 0, top + row
+        corners.append((left, top))
+        left += width + GAP
+    return corners
 
 
 def _shortened(text: str, width: int, font: Any) -> str:

@@ -15,7 +15,7 @@ import json
 import os
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import fsspec
@@ -35,12 +35,14 @@ COLUMNS = ("url", "trajectory", "shots", "turns")
 @dataclass(frozen=True)
 class SourceEntry:
     """One source to edit. url: a path or fsspec URL. trajectory, shots: paths or URLs of files, or None.
-    turns: the entry's own turns (strings or mappings), or None for those of the command."""
+    turns: the entry's own turns (strings or mappings), or None for those of the command. row: "manifest:row", where it
+    is of one."""
 
     url: str
     trajectory: str | None = None
     shots: str | None = None
     turns: tuple[str | Mapping[str, Any], ...] | None = None
+    row: str = field(default="", compare=False)
 
 
 Problem = tuple[str, str]  # the input or "manifest:row", and a line on what is wrong with it
@@ -122,9 +124,14 @@ def _is_folder(name: str, path: str | None) -> bool:
 def _children(name: str, path: str | None) -> list[str]:
     if path is not None:
         children = (os.path.join(name, child) for child in os.listdir(path))
-        return sorted(child for child in children if os.path.isfile(local_path(child) or child))
+        return sorted(child for child in children if _is_file_or_gone(local_path(child) or child))
     fs, remote = fsspec.core.url_to_fs(name)
     return sorted(fs.unstrip_protocol(about["name"]) for about in fs.ls(remote, detail=True) if about["type"] == "file")
+
+
+def _is_file_or_gone(path: str) -> bool:
+    """A link that leads nowhere is kept: what is missing is to be told."""
+    return os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path))
 
 
 def _remote_glob(name: str) -> list[str]:
@@ -142,7 +149,7 @@ def _manifest(name: str) -> Iterator[SourceEntry | Problem]:
         try:
             if isinstance(row, ValueError):
                 raise row
-            yield _entry(row, name)
+            yield replace(_entry(row, name), row=where)
         except ValueError as error:
             yield where, _line(error)
     if not count:

@@ -141,7 +141,7 @@ def test_the_same_command_again_finds_all_done_and_writes_no_video_anew(edited, 
         ([*TURNS, "seed=1"], "0 edits done, 9 to do"),
         ([*TURNS, "radius=50"], "0 edits done, 9 to do"),
         ([*TURNS, "crf=30", "--workers", "7"], "9 edits done, 0 to do"),
-        ([*TURNS, "--fresh"], "--fresh would forget 9 memories and remove 4 videos"),
+        ([*TURNS, "--fresh"], "--fresh would forget 9 memories and 4 videos"),
         ([*TURNS, "--fresh"], "0 edits done, 9 to do"),
     ],
 )
@@ -156,6 +156,22 @@ def test_changed_publish_settings_publish_again_without_an_edit(edited, tiny_mod
     code, said = run(edited.clip, *TURNS, "upscale=source", "crf=30", out=out, model=tiny_model)
     assert code == 0 and "0 edits made" in said
     assert {(probe(str(p)).height, probe(str(p)).width) for p in out.glob("clip-*/turn-*")} == {(48, 64)}
+
+
+def test_a_source_is_forgotten_with_all_its_videos_whatever_it_was_called_and_without_an_edit(
+    edited, tiny_model, tmp_path
+) -> None:
+    out, renamed = tmp_path / "copy", tmp_path / "-renamed.mp4"
+    shutil.copytree(edited.out, out)
+    shutil.copy(edited.clip, renamed)
+    code, said = run(renamed, *TURNS, out=out, model=tiny_model)
+    assert code == 0 and "0 edits made" in said
+    assert sorted(path.name.rpartition("-")[0] for path in out.glob("*-*")) == ["clip", "renamed"]
+    code, said = run(renamed, "--fresh", "--dry-run", out=out, model=tiny_model)
+    assert code == 0 and "--fresh would forget 9 memories and 8 videos" in said and "plan:" not in said
+    code, said = run(renamed, "--fresh", out=out, model=tiny_model)
+    assert code == 0 and "--fresh forgot 9 memories and 8 videos" in said
+    assert not list(out.glob("*-*")) and not latents(out, tiny_model)
 
 
 def test_one_two_and_four_workers_and_a_fresh_start_make_the_same_latents_and_videos(

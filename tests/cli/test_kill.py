@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import lance
+import psutil
 import pytest
 
 from jobs.main import main
@@ -75,6 +76,18 @@ def test_what_a_clusters_scheduler_ends_says_so_and_where_to_go_on(words, tmp_pa
         _, said = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "stopped: interrupted" in said.decode() and "the same command goes on from there" in said.decode()
+
+
+def test_a_run_whose_ray_has_died_ends_in_one_line_and_the_same_command_goes_on(words, tmp_path) -> None:
+    with running(words, tmp_path / "out", 1) as process:
+        [raylet] = [each for each in psutil.Process(process.pid).children() if each.name() == "raylet"]
+        editors = [each for each in raylet.children() if each.cmdline()[0].startswith("ray::Editor")]
+        for each in (raylet, *editors):
+            each.kill()
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "stopped: the Ray of this machine has died" in said.decode()
+    assert "the same command goes on from there" in said.decode()
 
 
 def test_a_full_disk_stops_the_run_in_one_line_and_room_lets_it_go_on(words, tmp_path, capfd) -> None:

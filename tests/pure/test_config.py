@@ -68,6 +68,7 @@ def test_what_is_said_for_the_models_own_may_be_said_over_a_file() -> None:
         ("size=0x8", ["'size'", "0x8"]),
         ("points=100", ["'points'", "100", "multiple of 64"]),
         ("blend=1.5", ["'blend'", "1.5", "0 to 1"]),
+        ("crf=99", ["'crf'", "99", "to 51"]),
         ("radius=.nan", ["'radius'", "nan"]),
         ("threads=null", ["'threads'"]),
     ],

@@ -140,6 +140,16 @@ def test_a_manifest_gives_each_source_its_own_turns(plan, tmp_path, still) -> No
     assert len(made.failed) == 2, "a path that climbs out and an absolute one"
 
 
+def test_what_is_wrong_with_a_manifests_row_names_the_row(plan, tmp_path, still) -> None:
+    manifest = tmp_path / "m.jsonl"
+    rows = [{"url": "still.mp4"}, {"url": "still.mp4", "turns": ["pan_rihgt.json"]}, {"url": "gone.mp4"}]
+    manifest.write_text("\n".join(map(json.dumps, rows)))
+    failed = plan([manifest], "pan_right").failed
+    assert [note.message.startswith(f"{manifest}:{number}: ") for number, note in zip((2, 3), failed, strict=True)] == [
+        True, True,
+    ]  # fmt: skip
+
+
 def test_a_limit_takes_the_first_sources_only(plan, tmp_path, still) -> None:
     other = write_clip(tmp_path / "other.mp4", STILL[:20], rate=24)
     assert [chain.url for chain in plan([still, other], limit=1).chains] == [still]

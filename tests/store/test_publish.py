@@ -330,6 +330,23 @@ def test_a_comparison_shows_source_turns_and_the_memories_of_the_current_segment
     assert read_frames(path, 0, 1)[0, :14].max() > 150, "labels are written"
 
 
+def test_a_comparison_of_many_turns_has_rows_and_one_of_wide_turns_is_smaller(tmp_path, source, monkeypatch):
+    monkeypatch.setattr("storage.publish.WIDEST", 600)
+    turns = [Panel(f"{n}", turn_file(tmp_path, source, f"t{n}.mp4", n), (Used(0, 9, ((1, 0, 1),)),)) for n in (1, 2, 3)]
+    write_compare(str(tmp_path / "c.mp4"), source, turns, video_id="x")
+    written = probe(str(tmp_path / "c.mp4"))
+    row = written.height // 2
+    assert written.width == 2 * 288 + 2 and written.height == 2 * row
+    shot = read_frames(written.url, 30, 31)[0].astype(int)
+    for number, url in enumerate([source.url, *(turn.url for turn in turns)]):
+        top, left = divmod(number, 2)
+        shown = shot[top * row + 14 : top * row + 14 + 192, left * 290 : left * 290 + 288]
+        assert np.abs(shown - read_frames(url, 30, 31, (192, 288))[0]).mean() < 4, number
+    wide = probe(write_clip(tmp_path / "wide.mp4", moving_frames(3, 20, 320), rate=24))
+    write_compare(str(tmp_path / "w.mp4"), wide, [Panel("1", wide.url)], video_id="x")
+    assert probe(str(tmp_path / "w.mp4")).width <= 600
+
+
 def test_a_comparison_needs_a_turn_and_one_of_the_same_length(tmp_path, source):
     with pytest.raises(VideoError, match="at least one turn"):
         write_compare(str(tmp_path / "c.mp4"), source, [], video_id="x")
