@@ -58,15 +58,13 @@ def free(scene: Scene, positions: Array) -> bool:
 def _start(scene: Scene, random: np.random.Generator) -> Array:
     """A pose (3, 4) towards one side of the scene that looks across it."""
     x, y, z = scene.half if scene.indoors else (3.4, scene.half[1], 3.4)
-    best = None
     for _ in range(60):
         angle = random.uniform(0, 2 * math.pi)
         place = np.array([0.72 * x * math.cos(angle), random.uniform(-0.35, 0.25) * y, 0.72 * z * math.sin(angle)])
         yaw = math.atan2(-place[0], -place[2]) + random.uniform(-0.5, 0.5)
-        best = pose(place, yaw, random.uniform(-0.34, -0.04))
+        found = pose(place, yaw, random.uniform(-0.34, -0.04))
         if free(scene, place[None]):
-            return best
-    assert best is not None
+            return found
     return pose(np.array([0.0, -0.5 * y, 0.0]), 0.0, 0.0)
 
 
