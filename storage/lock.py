@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from storage.location import local_path
 from storage.memory import LibraryError
+
+GRACE = 5.0  # seconds: a run that has ended a moment ago may have a process that is still ending
 
 
 @contextmanager
@@ -37,18 +40,22 @@ def in_use(url: str) -> Iterator[None]:
 
 @contextmanager
 def alone(url: str, spared: str) -> Iterator[None]:
-    """Nobody has the library `in_use` during the block. LibraryError where somebody has, which says what was `spared`,
-    OSError where locks fail."""
+    """Nobody has the library `in_use` during the block. LibraryError where somebody still has it after GRACE seconds,
+    which says what was `spared`, OSError where locks fail."""
     handle = _opened(url)
+    last = time.monotonic() + GRACE
     try:
-        if handle is not None:
+        while handle is not None:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
             except BlockingIOError as error:
-                raise LibraryError(
-                    f"another run is using the library {url}: {spared}; wait until it ends or stop it, then run the "
-                    "same command again"
-                ) from error
+                if time.monotonic() > last:
+                    raise LibraryError(
+                        f"another run is using the library {url}: {spared}; wait until it ends or stop it, then run "
+                        "the same command again"
+                    ) from error
+                time.sleep(0.1)
         yield
     finally:
         if handle is not None:

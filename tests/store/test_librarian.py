@@ -215,10 +215,11 @@ def test_a_librarian_makes_no_library_unless_told_to(url):
     assert asyncio.run(Librarian(url, **PLACE).ready()) == url
 
 
-def test_nothing_is_erased_while_a_librarian_lives(url):
+def test_nothing_is_erased_while_a_librarian_lives(url, monkeypatch):
     library = Library.open(url, **PLACE)
     library.commit([a_memory(1)])
     librarian = Librarian(url, **PLACE)
+    monkeypatch.setattr("storage.lock.GRACE", 0.1)
     with pytest.raises(LibraryError, match="another run is using the library"):
         library.erase(["bikes"])
     del librarian

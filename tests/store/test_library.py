@@ -4,8 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 
@@ -278,7 +280,8 @@ def test_another_sphere_rebuilds_the_coverage_and_commits_go_on_with_it(url, lib
     assert torch.equal(writer.read([edit_id(1)])[0].latent, a_memory(1).latent)
 
 
-def test_a_library_in_use_keeps_its_sphere_and_where_it_could_not_its_users_notice(url, library):
+def test_a_library_in_use_keeps_its_sphere_and_where_it_could_not_its_users_notice(url, library, monkeypatch):
+    monkeypatch.setattr("storage.lock.GRACE", 0.1)
     library.commit([a_memory(1)])
     wider = PLACE | {"sphere": Sphere(points=1024, radius=50.0)}
     kept = r"is using the library .*: its coverage stays as it is, of 512 points at 20.0 m"
@@ -447,7 +450,16 @@ def test_many_sources_are_erased_in_one_pass(url, library):
     assert len(library._dataset.versions()) == 1 and len(library._dataset.get_fragments()) == 1
 
 
-def test_nothing_is_erased_while_another_run_uses_the_library_and_its_death_frees_it(url, library):
+def test_an_erasure_waits_for_a_run_that_is_ending(url, library):
+    library.commit([a_memory(1)])
+    held = ExitStack()
+    held.enter_context(in_use(url))
+    threading.Timer(0.3, held.close).start()
+    assert library.erase(["bikes"]) == 1
+
+
+def test_nothing_is_erased_while_another_run_uses_the_library_and_its_death_frees_it(url, library, monkeypatch):
+    monkeypatch.setattr("storage.lock.GRACE", 0.1)
     library.commit([a_memory(1)])
     script = """
 import sys, time
