@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import signal
-import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,8 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
+
+from actors.termination import ends_as_interrupted  # noqa: E402
 
 # The publisher decodes on the kind of device that encoded, or its pictures would differ; it asks for a sliver of one.
 PUBLISHERS_GPU = 0.1
@@ -68,9 +68,7 @@ def connect() -> None:
             # Ray forks only to start its own programs at once; the copy of Lance that warns never runs.
             warnings.filterwarnings("ignore", message="lance is not fork-safe")
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
-    # Schedulers of clusters end a job with it: that is to end as Ctrl-C does, where Ray would leave without a word.
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    ends_as_interrupted()  # where Ray would leave without a word
 
 
 def here_is_alive() -> bool:

@@ -12,9 +12,7 @@ import argparse
 import dataclasses
 import os
 import re
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
@@ -22,6 +20,7 @@ from typing import Any
 import fsspec
 import yaml
 
+from actors.termination import ends_as_interrupted
 from jobs.command import FAILED, USAGE, UsageError, say
 from jobs.config import (
     ConfigError,
@@ -152,9 +151,7 @@ def _said(value: Any) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 all done, 1 some failed, 2 the command could not be understood or started."""
-    if threading.current_thread() is threading.main_thread():
-        # Schedulers of clusters end a job with it: that is to end as Ctrl-C does. (Ray takes it over: see `connect`.)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    ends_as_interrupted()
     # argparse takes free words only up to the first option; those that follow are ours to collect.
     given, rest = parser().parse_known_args(arguments)
     try:

@@ -262,7 +262,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         hidden_states (B, C, T, H, W); timestep (B,) = 1000 sigma; encoder_hidden_states (B, L, text_dim); source and
         memories as described at `ConditioningVideo`, memories most relevant first; target_poses (B, T, 3, 4),
         target_intrinsics (B, T, 4) and target_times (B, T) as theirs. The other arguments are the base's.
-        cache: filled by its first call, and then read instead of source and memories; cached attention only.
+        cache: filled by its first call, and then read instead of source and memories, which may be given again or left
+            out, but not be others; cached attention only.
         merge_share, memory_kernels: training draws them at random; None for what the number of memories and the
             model's configuration say.
         raw: without copying, the sample what the model makes up itself.
