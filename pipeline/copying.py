@@ -22,6 +22,7 @@ from torch import nn
 from .agreement import Leaders, settled
 from .conditioning import ConditioningVideo
 from .lookup import CELL, FARTHEST, NEAREST, Paths, fine, finer, framewise, look, paths_through, project, rays_of
+from .outlines import DECIDED, outlined
 from .tokenizers import unpatchify
 
 DEPTHS = (1.5, 12.0)  # metres along the optical axis: where the points of a ray begin, the first and the last
@@ -112,18 +113,24 @@ class Copying(nn.Module):
         sigma: torch.Tensor,
         seen: Sequence[Sight | None],
         leaders: Leaders | None = None,
+        outlines: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The sample. own (B, C, T, H, W): what the model's own last layer makes; logits and log_depths as `said`;
-        noisy (B, C, T, H, W) in noise of sigma (B,); leaders of `leading`, where what frames make up is to agree."""
+        noisy (B, C, T, H, W) in noise of sigma (B,); leaders of `leading`, where what frames make up is to agree;
+        outlines of `shared`, where the source has them."""
         with torch.autocast(own.device.type, enabled=False):
             count, frames = len(own), own.shape[2]
             depths = log_depths.flatten(0, 1).exp().clamp(NEAREST, FARTHEST)
+            noisy = framewise(noisy.float()).contiguous()
+            level = sigma.float().repeat_interleave(frames).view(-1, 1, 1, 1)
             made = own.float()
+            if outlines is not None and (level <= DECIDED).any():
+                flat = framewise(made)
+                flat = torch.where(level <= DECIDED, outlined(flat, framewise(outlines)), flat)
+                made = flat.unflatten(0, (count, frames)).transpose(1, 2)
             if leaders is not None:
                 mean = log_depths.flatten(0, 1).mean(dim=1, keepdim=True).exp().clamp(NEAREST, FARTHEST)
                 made = settled(made, mean, leaders)
-            noisy = framewise(noisy.float()).contiguous()
-            level = sigma.float().repeat_interleave(frames).view(-1, 1, 1, 1)
             candidates = [framewise(made)[:, :, None]]  # (BT, C, points, H, W) each
             *videos, alone = logits.flatten(0, 1).split([self.points] * self.videos + [1], dim=1)
             scores = [alone + self._evidence(noisy, candidates[0], level)]

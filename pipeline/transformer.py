@@ -32,6 +32,7 @@ from .conditioning import CHOICES, ConditioningVideo, check, choice
 from .copying import Copying, Sight, sights
 from .memory_cache import Keys, MemoryCache
 from .merging import Compressor, fraction
+from .outlines import shared
 from .passes import Merging, Pass
 from .positions import Rotary, frustum_places, frustum_rotary, grid_places, grid_rotary
 from .tokenizers import Group, Kernel, Tokenizers, Tokens, Where, pad_to, unpatchify
@@ -308,6 +309,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             encoder_hidden_states = encoder_hidden_states[:, :0]
         seen: list[Sight | None] = []
         leaders: Leaders | None = None
+        outlines: torch.Tensor | None = None
         if self.copying is not None:
             videos = self._copied(source, memories, cache)
             if not raw:
@@ -316,6 +318,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             if not raw and not self.training:  # there every frame is taught what it makes up
                 lead = partial(leading, target_video)
                 leaders = lead() if cache is None else cache.once("leaders", lead)
+                outline = partial(shared, target_video, videos[0])
+                outlines = outline() if cache is None else cache.once("outlines", outline)
         temb, modulation, embedded, image = self.condition_embedder(
             timestep, encoder_hidden_states, encoder_hidden_states_image
         )
@@ -348,7 +352,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         if self.copying is not None and not raw:
             sigma = timestep / 1000
             said = (output.own, output.logits, output.log_depths)
-            output.sample = self.copying(*said, hidden_states, sigma, seen, leaders)
+            output.sample = self.copying(*said, hidden_states, sigma, seen, leaders, outlines)
         return output if return_dict else (output.sample,)
 
     def compile_repeated_blocks(self, *args: Any, **kwargs: Any) -> None:

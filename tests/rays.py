@@ -42,11 +42,11 @@ def head(videos: int = 1, points: int = 1, depth: float | None = None, choose: i
     return made
 
 
-def run(layer: Copying, target: ConditioningVideo, videos, sigma=1.0, own: torch.Tensor | None = None, lead=False):
+def run(layer: Copying, target: ConditioningVideo, videos, sigma=1.0, own=None, lead=False, outlines=None):
     rows = len(target.latent)
     states = torch.zeros(rows, (SIZE // 8) ** 2, DIM)
     own = torch.zeros_like(target.latent) if own is None else own
     with torch.no_grad():
         leaders = leading(target) if lead else None
         said = layer.said(states, target.latent.shape[2:])
-        return layer(own, *said, target.latent, torch.full((rows,), sigma), sights(target, videos), leaders)
+        return layer(own, *said, target.latent, torch.full((rows,), sigma), sights(target, videos), leaders, outlines)

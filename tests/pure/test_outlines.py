@@ -1,0 +1,125 @@
+"""An edit that keeps the camera takes its outlines from the source."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pipeline.outlines import DECIDED, EDGE, RADIUS, outlined, shared
+from tests.rays import camera, head, run, video
+
+
+def pictures(count: int = 2, rows: int = 12, columns: int = 10, channels: int = 3, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, channels, rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+def reference(made: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """Window by window in float64, as the paper's equations 5, 6 and 8 for pictures with colours say."""
+    channels, rows, columns = made.shape
+
+    def window(row: int, column: int) -> tuple[slice, slice]:
+        return (
+            slice(max(0, row - RADIUS), row + RADIUS + 1),
+            slice(max(0, column - RADIUS), column + RADIUS + 1),
+        )
+
+    maps = np.empty((rows, columns, channels, channels + 1))
+    for row in range(rows):
+        for column in range(columns):
+            x, y = (each[:, *window(row, column)].reshape(channels, -1) for each in (shown, made))
+            centred = x - x.mean(axis=1, keepdims=True)
+            own = centred @ centred.T / x.shape[1] + EDGE * np.eye(channels)
+            slopes = np.linalg.solve(own, centred @ y.T / x.shape[1]).T
+            maps[row, column] = np.column_stack([slopes, y.mean(axis=1) - slopes @ x.mean(axis=1)])
+    result = np.empty_like(made)
+    for row in range(rows):
+        for column in range(columns):
+            mean = maps[window(row, column)].mean(axis=(0, 1))
+            result[:, row, column] = mean[:, :-1] @ shown[:, row, column] + mean[:, -1]
+    return result
+
+
+@pytest.mark.parametrize("size", [(12, 10), (7, 16), (4, 5)])
+def test_it_is_the_guided_filter_as_published_window_by_window(size):
+    made, shown = pictures(1, *size), pictures(1, *size, seed=1)
+    expected = reference(made[0].double().numpy(), shown[0].double().numpy())
+    assert np.abs(outlined(made, shown)[0].numpy() - expected).max() < 1e-5
+
+
+def test_other_numbers_of_channels_and_every_frame_for_itself():
+    made, shown = pictures(3, channels=4), pictures(3, channels=4, seed=1)
+    together = outlined(made, shown)
+    for at in range(3):
+        assert torch.allclose(together[at : at + 1], outlined(made[at : at + 1], shown[at : at + 1]), atol=1e-6)
+
+
+def test_a_blurred_thing_of_another_colour_gets_the_edge_it_has_in_the_source():
+    shown = torch.full((1, 3, 24, 24), -0.4)
+    shown[:, :, 6:18, 6:18] = torch.tensor([0.8, -0.2, -0.6])[:, None, None]
+    wanted = shown.clone()
+    wanted[:, :, 6:18, 6:18] = torch.tensor([-0.5, 0.1, 0.9])[:, None, None]
+    made = F.avg_pool2d(wanted, 5, 1, 2, count_include_pad=False)
+    result = outlined(made, shown)
+    assert (result - wanted).square().mean() < 0.65 * (made - wanted).square().mean()
+
+    def step(picture: torch.Tensor) -> float:
+        """In blue, at the middle of the upper edge: as a share of that of what is wanted."""
+        return float((picture[0, 2, 6, 12] - picture[0, 2, 5, 12]) / (wanted[0, 2, 6, 12] - wanted[0, 2, 5, 12]))
+
+    assert step(made) < 0.25 and step(result) > 0.5
+
+
+def test_a_grid_of_patches_goes_where_the_source_is_smooth():
+    made = pictures(1, 3, 3).mul(0.1).repeat_interleave(8, -1).repeat_interleave(8, -2)
+
+    def seams(picture: torch.Tensor) -> torch.Tensor:
+        return (picture[..., 1:] - picture[..., :-1])[..., 7::8].abs().mean()
+
+    assert seams(outlined(made, torch.zeros_like(made))) < 0.2 * seams(made)
+
+
+def test_the_source_itself_and_one_colour_stay_as_they_are():
+    shown = pictures().mul(2)
+    assert (outlined(shown, shown) - shown).square().mean() < 1e-3
+    assert torch.allclose(outlined(torch.full_like(shown, 0.3), shown), torch.full_like(shown, 0.3), atol=1e-6)
+
+
+def test_target_and_source_share_outlines_if_they_share_rays_and_times():
+    source = video(camera(0.0, 0.0, 0.0), seed=1)
+    target = video(camera(0.0, 0.0, 0.0), seed=2)
+    assert torch.equal(shared(target, source), source.latent)
+    assert shared(target, replace(source, latent=source.latent.half())).dtype == torch.float32
+    others = [
+        None,
+        video(camera(0.01, 0.0, 0.0)),
+        video(camera(0.0, 0.0, 0.0), start=1.0),
+        video(camera(0.0, 0.0, 0.0, frames=2)),
+        replace(source, intrinsics=source.intrinsics * 1.01),
+        replace(source, latent=source.latent[..., :-8]),
+        replace(source, poses=None, intrinsics=None),
+        replace(source, times=None),
+    ]
+    assert all(shared(target, each) is None for each in others)
+
+
+def test_what_is_made_up_takes_outlines_once_its_shape_is_decided():
+    target, layer = video(camera(0.0, 0.0, 0.0)), head(1)
+    source, own = video(camera(0.0, 0.0, 0.0), seed=1), video(camera(0.0, 0.0, 0.0), seed=2).latent
+    late, early = DECIDED, DECIDED + 0.01
+    with_them = run(layer, target, [source], late, own, outlines=source.latent)
+    expected = outlined(own.transpose(1, 2).flatten(0, 1), source.latent.transpose(1, 2).flatten(0, 1))
+    assert torch.allclose(with_them, expected.unflatten(0, (1, -1)).transpose(1, 2), atol=1e-5)
+    assert torch.equal(
+        run(layer, target, [source], early, own, outlines=source.latent), run(layer, target, [source], early, own)
+    )
+
+
+def test_what_is_copied_takes_none():
+    target, layer = video(camera(0.0, 0.0, 0.0)), head(1, choose=0)
+    source, own = video(camera(0.0, 0.0, 0.0), seed=1), video(camera(0.0, 0.0, 0.0), seed=2).latent
+    with_them, without = (run(layer, target, [source], 0.5, own, outlines=each) for each in (source.latent, None))
+    assert torch.allclose(with_them, without, atol=1e-6)
