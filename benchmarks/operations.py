@@ -2,7 +2,8 @@
 
 Matrix products, convolutions and attention, two operations per multiplication and addition; what grows only with the
 number of tokens and not with the width (norms, activations, rotary turns) is left out, as in torch's FlopCounterMode,
-with which a test compares. Shapes decide everything: merging takes a fixed share of the frames.
+with which a test compares. Shapes decide everything: merging takes a fixed share of the frames. The camera is a new one
+(an edit that keeps the source's has its outlines, see pipeline/outlines.py, which are not counted).
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def an_edit(attention, merge, memories):
     return {
         "hidden_states": target.latent,
         "timestep": torch.tensor([500.0]),
-        "target_poses": target.poses,
+        "target_poses": target.poses + 0.01,
         "target_intrinsics": target.intrinsics,
         "target_times": target.times,
         "source": video(),

@@ -9,7 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pipeline.mini import build_mini
 from pipeline.outlines import DECIDED, EDGE, RADIUS, outlined, shared
+from pipeline.trajectory import default_intrinsics, preset
+from tests.generated import moving_frames
 from tests.rays import camera, head, run, video
 
 
@@ -123,3 +126,22 @@ def test_what_is_copied_takes_none():
     source, own = video(camera(0.0, 0.0, 0.0), seed=1), video(camera(0.0, 0.0, 0.0), seed=2).latent
     with_them, without = (run(layer, target, [source], 0.5, own, outlines=each) for each in (source.latent, None))
     assert torch.allclose(with_them, without, atol=1e-6)
+
+
+@pytest.mark.parametrize("attention", ["cached", "joint"])
+def test_an_edit_has_outlines_if_it_keeps_the_camera(attention, monkeypatch):
+    given: list[torch.Tensor] = []
+    monkeypatch.setattr("pipeline.copying.outlined", lambda made, shown: given.append(shown) or made)
+    pipe = build_mini(
+        transformer={"num_layers": 1, "ffn_dim": 32, "num_attention_heads": 2}, num_inference_steps=4, shift=1.0
+    )
+    pipe.set_progress_bar_config(disable=True)
+    source = moving_frames(16, 16, 24)
+    arc = preset("arc_left", 16, default_intrinsics(24 / 16))
+    for words in ({"prompt": "turn the red box blue", "guidance_scale": 2.0}, {"source_trajectory": arc}):
+        pipe(source=source, attention=attention, generator=torch.Generator().manual_seed(0), **words)
+    assert len(given) == 2 * 2, "at two noise levels of 1, .75, .5 and .25"
+    expected = pipe.encode(source).movedim(0, 1)
+    assert all(torch.equal(each, expected) for each in given)
+    pipe(source=source, attention=attention, target_trajectory=arc)
+    assert len(given) == 4, "where the camera moves the source's outlines are elsewhere"
