@@ -124,9 +124,10 @@ class Copying(nn.Module):
             noisy = framewise(noisy.float()).contiguous()
             level = sigma.float().repeat_interleave(frames).view(-1, 1, 1, 1)
             made = own.float()
-            if outlines is not None and (level <= DECIDED).any():
+            decided = level <= DECIDED
+            if outlines is not None and decided.any():
                 flat = framewise(made)
-                flat = torch.where(level <= DECIDED, outlined(flat, framewise(outlines)), flat)
+                flat = torch.where(decided, outlined(flat, framewise(outlines)), flat)
                 made = flat.unflatten(0, (count, frames)).transpose(1, 2)
             if leaders is not None:
                 mean = log_depths.flatten(0, 1).mean(dim=1, keepdim=True).exp().clamp(NEAREST, FARTHEST)
