@@ -203,7 +203,7 @@ def rendered_batches(
 def _received(reader: Any) -> Any:
     try:
         found = pickle.loads(reader.recv_bytes())
-    except EOFError:
+    except (EOFError, OSError):  # between two messages, and within one
         raise RuntimeError("a renderer died; give the machine more memory, or take fewer renderers") from None
     if isinstance(found, str):
         raise RuntimeError(f"a renderer broke off: {found}")

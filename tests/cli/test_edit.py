@@ -174,25 +174,19 @@ def test_a_source_is_forgotten_with_all_its_videos_whatever_it_was_called_and_wi
     assert not list(out.glob("*-*")) and not latents(out, tiny_model)
 
 
-def test_one_two_and_four_workers_and_a_fresh_start_make_the_same_latents_and_videos(
-    edit, tmp_path, tiny_model
-) -> None:
+def test_one_worker_and_four_and_a_fresh_start_make_the_same_latents_and_videos(edit, tmp_path, tiny_model) -> None:
     folder = tmp_path / "corpus"
     folder.mkdir()
     for number, frames in enumerate((40, 20, 4, 4)):
         write_clip(folder / f"{number}.mp4", moving_frames(frames, 48, 64, seed=number), rate=24)
-    made = []
-    for out, words in (
-        ("one [1]", ["--workers", "1"]),
-        ("two", ["--workers", "2"]),
-        ("one [1]", ["--workers", "4", "--fresh"]),
-    ):
-        for old in (tmp_path / out).glob("0-*/compare.mp4"):  # of a plan that had another second turn
+    out, made = tmp_path / "out [1]", []
+    for words in (["--workers", "1"], ["--workers", "4", "--fresh"]):
+        for old in out.glob("0-*/compare.mp4"):  # of a plan that had another second turn
             old.with_name("turn-02-tilt_up.mp4").touch()
         code, said = edit(folder, *TURNS[:2], *words, out=out)
         assert code == 0 and "7 edits made" in said, said
-        made.append((latents(tmp_path / out, tiny_model), files(tmp_path / out)))
-    assert made[0] == made[1] == made[2]
+        made.append((latents(out, tiny_model), files(out)))
+    assert made[0] == made[1]
     assert len(made[0][0]) == 3 + 2 + 1 + 1 and len(made[0][1]) == 4 * 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
 from itertools import islice
@@ -19,7 +20,7 @@ from pipeline.scenes import Filming, filmed, takes
 from pipeline.splits import real_scene, split_of
 from pipeline.training.batch import Batch, collate
 from pipeline.training.recipe import Recipe
-from pipeline.training.rendered import Pool, Stage, footage_clips, rendered_batches
+from pipeline.training.rendered import Pool, Stage, _received, footage_clips, rendered_batches
 from pipeline.training.samples import Corpus, Window
 from pipeline.trajectory import default_intrinsics, preset
 from storage.clip_row import ClipRow
@@ -162,6 +163,15 @@ def test_a_renderer_that_is_killed_ends_the_training_and_no_process_stays() -> N
         for _ in range(20):
             next(drawn)
     assert not any(each.is_alive() for each in workers)
+
+
+@pytest.mark.parametrize("sent", [b"", b"\0\0\0\x64 of hundred bytes the first"])
+def test_a_renderer_may_die_between_messages_and_within_one(sent: bytes) -> None:
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    os.write(writer.fileno(), sent)
+    writer.close()
+    with pytest.raises(RuntimeError, match="a renderer died"):
+        _received(reader)
 
 
 @pytest.fixture
