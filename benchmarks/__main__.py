@@ -89,7 +89,7 @@ GOALS = {
         "vs_moderngl_128": "that over the shader",
         "frames_per_s_256": "frames/s at 256x256",
         "vs_moderngl_256": "that over the shader",
-        "lance_windows_per_s": "random windows of 16 frames of 64x64 read from a data set of clips, one thread",
+        "lance_windows_per_s": "random windows of 16 frames of 64x64 read by one caller from a data set of clips",
         "vs_hdf5": "that over HDF5 with a chunk per frame and gzip (goal: 5)",
         "vs_hdf5_lzf": "with lzf instead",
         "vs_hdf5_contiguous": "without any compression",

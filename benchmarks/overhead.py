@@ -32,7 +32,7 @@ from jobs.model import Model, resolve
 from jobs.plan import make_plan
 from jobs.turn import parse_turn
 from pipeline.memory_pipeline import MemoryV2VPipeline, MemoryVideo
-from pipeline.trajectory import Trajectory, default_intrinsics
+from pipeline.trajectory import Trajectory, default_intrinsics, preset
 
 
 class BareLoop:
@@ -45,7 +45,8 @@ class BareLoop:
 
     def run(self, height: int, width: int, frames: int, memories: list[int]) -> float:
         """Seconds for one edit per entry of `memories`, its number of memories; the first is not timed."""
-        still = Trajectory.static(frames, default_intrinsics(width / height))
+        lens = default_intrinsics(width / height)
+        still, pan = Trajectory.static(frames, lens), preset("pan_right", frames, lens)
         latent = torch.randn(3, frames, height, width)
         began = 0.0
         for seed, count in enumerate(memories):
@@ -54,8 +55,8 @@ class BareLoop:
             self.pipe(
                 source=latent,
                 source_trajectory=still,
-                target_trajectory=still,
-                memories=[MemoryVideo(latent, still, 0)] * count,
+                target_trajectory=pan,
+                memories=[MemoryVideo(latent, pan, 0)] * count,
                 generator=torch.Generator().manual_seed(seed),
             )
         return time.perf_counter() - began

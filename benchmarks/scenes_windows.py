@@ -1,9 +1,10 @@
-"""Random training windows from a data set of clips, from HDF5 and from a folder of mp4 files: same clips, one thread.
+"""Random training windows from a data set of clips, from HDF5 and from a folder of mp4 files: same clips, one caller.
 
-A window is 16 frames of a random clip at a random start, as uint8 RGB in memory; a request asks for eight. The rivals
-as they are commonly used: HDF5 with a chunk per frame, gzip (level 4), and beside it lzf and no compression at all
-(contiguous); one H.264 file per clip with x264's own settings, opened, sought and decoded with PyAV. Every file is in
-the page cache for all of them, which favours the uncompressed.
+A window is 16 frames of a random clip at a random start, as uint8 RGB in memory; a request asks for eight. Ours are
+read in threads, as in a training (on one core they are as fast). The rivals as they are commonly used: HDF5 with a
+chunk per frame, gzip (level 4), and beside it lzf and no compression at all (contiguous); one H.264 file per clip with
+x264's own settings, opened, sought and decoded with PyAV. Every file is in the page cache for all of them, which
+favours the uncompressed.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from torch import nn
 from .agreement import Leaders, settled
 from .conditioning import ConditioningVideo
 from .lookup import CELL, FARTHEST, NEAREST, Paths, fine, finer, framewise, look, paths_through, project, rays_of
-from .outlines import DECIDED, outlined
+from .outlines import DECIDED, Outlines, outlined
 from .tokenizers import unpatchify
 
 DEPTHS = (1.5, 12.0)  # metres along the optical axis: where the points of a ray begin, the first and the last
@@ -113,22 +113,23 @@ class Copying(nn.Module):
         sigma: torch.Tensor,
         seen: Sequence[Sight | None],
         leaders: Leaders | None = None,
-        outlines: torch.Tensor | None = None,
+        outlines: Outlines | None = None,
     ) -> torch.Tensor:
         """The sample. own (B, C, T, H, W): what the model's own last layer makes; logits and log_depths as `said`;
         noisy (B, C, T, H, W) in noise of sigma (B,); leaders of `leading`, where what frames make up is to agree;
-        outlines of `shared`, where the source has them."""
+        outlines of `outlines_of`, where the source has them."""
         with torch.autocast(own.device.type, enabled=False):
             count, frames = len(own), own.shape[2]
             depths = log_depths.flatten(0, 1).exp().clamp(NEAREST, FARTHEST)
             noisy = framewise(noisy.float()).contiguous()
             level = sigma.float().repeat_interleave(frames).view(-1, 1, 1, 1)
             made = own.float()
-            decided = level <= DECIDED
-            if outlines is not None and decided.any():
-                flat = framewise(made)
-                flat = torch.where(decided, outlined(flat, framewise(outlines)), flat)
-                made = flat.unflatten(0, (count, frames)).transpose(1, 2)
+            if outlines is not None:
+                decided = (level <= DECIDED) & outlines.shared.repeat_interleave(frames).view(-1, 1, 1, 1)
+                if decided.any():
+                    flat = framewise(made)
+                    flat = torch.where(decided, outlined(flat, framewise(outlines.shown)), flat)
+                    made = flat.unflatten(0, (count, frames)).transpose(1, 2)
             if leaders is not None:
                 mean = log_depths.flatten(0, 1).mean(dim=1, keepdim=True).exp().clamp(NEAREST, FARTHEST)
                 made = settled(made, mean, leaders)

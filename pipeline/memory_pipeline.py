@@ -223,7 +223,8 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             guidance_scale > 1 and the negative prompt differs from the prompt, since equal passes cancel.
         output_type: "latent", or "np" for pictures as well.
         callback_on_step_end: called as (pipe, step, timestep, tensors); tensors it returns replace ours. It may set
-            `pipe._interrupt`: no further step is made then.
+            `pipe._interrupt`: no further step is made then; and `pipe._guidance_scale`, of the steps that follow
+            (diffusers' SDCFGCutoffCallback does).
         Raises ValueError that says what was expected and what was given.
         """
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
@@ -237,7 +238,7 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         memories = list(memories or ())  # it may be a generator, and is looked at twice
         self.check_inputs(
             source, source_trajectory, target_trajectory, prompt, negative_prompt, memories, steps, guidance, shift,
-            frame_rate, output_type, callback_on_step_end_tensor_inputs,
+            frame_rate, generator, output_type, callback_on_step_end_tensor_inputs,
         )  # fmt: skip
         source_latent = self._source_latent(source)
         shape = self._target_shape(source_latent, num_frames, height, width)
@@ -279,16 +280,16 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         self.scheduler.set_timesteps(sigmas=np.linspace(1, 0, steps + 1)[:-1].tolist(), device=device)
         timesteps = self.scheduler.timesteps
         self._num_timesteps = len(timesteps)
-        self._interrupt = False
+        self._interrupt, self._guidance_scale = False, guidance
         with self.progress_bar(total=len(timesteps)) as progress:
             for step, t in enumerate(timesteps):
                 if self._interrupt:
                     break
                 noisy = (latents.to(dtype), t.expand(1))
-                raw = negative_prompt_embeds is not None
-                output: Any = self.transformer(*noisy, prompt_embeds, raw=raw, **conditioning)
-                if negative_prompt_embeds is not None:
-                    toward = (output, guidance)
+                guided = negative_prompt_embeds is not None and self._guidance_scale > 1
+                output: Any = self.transformer(*noisy, prompt_embeds, raw=guided, **conditioning)
+                if guided:
+                    toward = (output, self._guidance_scale)
                     output = self.transformer(*noisy, negative_prompt_embeds, toward=toward, **conditioning)
                 prediction = output.sample.float()
                 if self.config.prediction == "sample":
@@ -358,6 +359,7 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         guidance: float,
         shift: float,
         frame_rate: float,
+        generator: torch.Generator | None,
         output_type: str,
         callback_tensors: Sequence[str],
     ) -> None:
@@ -385,13 +387,21 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             if not isinstance(memory, MemoryVideo):
                 kind = type(memory).__name__
                 raise ValueError(f"memory {rank} must be a MemoryVideo, got {kind}: MemoryVideo(latent, trajectory)")
-        for name, trajectory in (("source", source_trajectory), ("target", target_trajectory)):
+            if not isinstance(memory.start, Real) or not math.isfinite(memory.start):
+                raise ValueError(f"memory {rank} starts at {memory.start!r}, expected frames from the target's first")
+        paths = {"source_trajectory": source_trajectory, "target_trajectory": target_trajectory}
+        paths |= {f"trajectory of memory {rank}": memory.trajectory for rank, memory in enumerate(memories)}
+        for name, trajectory in paths.items():
             if not isinstance(trajectory, Trajectory | None):
                 kind = type(trajectory).__name__
                 raise ValueError(
-                    f"{name}_trajectory must be a Trajectory, got {kind}: Trajectory(c2w, intrinsics), or "
+                    f"{name} must be a Trajectory, got {kind}: Trajectory(c2w, intrinsics), or "
                     "preset(name, frames, intrinsics)"
                 )
+        if not isinstance(generator, torch.Generator | None):
+            raise ValueError(
+                f"generator must be a torch.Generator, got {type(generator).__name__}: torch.Generator().manual_seed(0)"
+            )
         if not isinstance(source, np.ndarray | torch.Tensor | None):
             raise ValueError(
                 "source must be an array or a tensor, frames (T, H, W, 3) uint8 or a latent, got "

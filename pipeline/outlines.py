@@ -8,6 +8,8 @@ it, and a pixel takes the mean of what the maps of its windows make of it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from .conditioning import ConditioningVideo
@@ -18,15 +20,27 @@ EDGE = 0.03  # variance of the source in a window, in units of the latent: what 
 DECIDED = 0.6
 
 
-def shared(target: ConditioningVideo, source: ConditioningVideo | None) -> torch.Tensor | None:
-    """The source's latent (B, C, T, H, W), float32, where its every pixel shows what the target's shows; else None."""
-    if source is None or source.latent.shape != target.latent.shape:
+@dataclass(frozen=True, eq=False)
+class Outlines:
+    """shown: what the source shows, for every row of the target's batch, (B, C, T, H, W), float32. shared: (B,), in
+    which of them it shows in its every pixel what the target's shows."""
+
+    shown: torch.Tensor
+    shared: torch.Tensor
+
+
+def outlines_of(target: ConditioningVideo, source: ConditioningVideo | None) -> Outlines | None:
+    """None where no row has any. A source may have fewer rows than the target, as the transformer's `forward` says."""
+    if source is None or source.latent.shape[1:] != target.latent.shape[1:]:
         return None
+    copies = len(target.latent) // len(source.latent)
+    same = torch.ones(len(target.latent), dtype=torch.bool, device=target.latent.device)
     for name in ("poses", "intrinsics", "times"):
         ours, theirs = getattr(target, name), getattr(source, name)
-        if ours is None or theirs is None or not torch.equal(ours, theirs):
+        if ours is None or theirs is None:
             return None
-    return source.latent.float()
+        same &= (ours == theirs.repeat_interleave(copies, dim=0)).flatten(1).all(dim=1)
+    return Outlines(source.latent.float().repeat_interleave(copies, dim=0), same) if same.any() else None
 
 
 def outlined(made: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:

@@ -32,7 +32,7 @@ from .conditioning import CHOICES, ConditioningVideo, check, choice
 from .copying import Copying, Sight, sights
 from .memory_cache import Keys, MemoryCache
 from .merging import Compressor, fraction
-from .outlines import shared
+from .outlines import Outlines, outlines_of
 from .passes import Merging, Pass
 from .positions import Rotary, frustum_places, frustum_rotary, grid_places, grid_rotary
 from .tokenizers import Group, Kernel, Tokenizers, Tokens, Where, pad_to, unpatchify
@@ -309,7 +309,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             encoder_hidden_states = encoder_hidden_states[:, :0]
         seen: list[Sight | None] = []
         leaders: Leaders | None = None
-        outlines: torch.Tensor | None = None
+        outlines: Outlines | None = None
         if self.copying is not None:
             videos = self._copied(source, memories, cache)
             if not raw:
@@ -318,7 +318,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             if not raw and not self.training:  # there every frame is taught what it makes up
                 lead = partial(leading, target_video)
                 leaders = lead() if cache is None else cache.once("leaders", lead)
-                outline = partial(shared, target_video, videos[0])
+                outline = partial(outlines_of, target_video, videos[0])
                 outlines = outline() if cache is None else cache.once("outlines", outline)
         temb, modulation, embedded, image = self.condition_embedder(
             timestep, encoder_hidden_states, encoder_hidden_states_image

@@ -94,6 +94,10 @@ def main() -> None:
                 raise ValueError(f"{name} is {value!r}, expected one of {known}")
         if min(given.scenes, given.renderers) < 1:
             raise ValueError(f"--scenes {given.scenes} --renderers {given.renderers}, expected at least 1 of each")
+        if setup.validate_every < 1:
+            raise ValueError(
+                f"validate_every is {setup.validate_every}, expected at least 1; for none set validation_batches=0"
+            )
         if given.first < 0:
             raise ValueError(f"--first {given.first}, expected the number of a scene, 0 or more")
     except (ValueError, OSError) as error:
@@ -140,13 +144,16 @@ def run(given: argparse.Namespace, setup: Setup, recipe: Recipe) -> None:
     trainer = Trainer(network, recipe, setup.seed)
     checkpoint, model, journal = (given.out / name for name in ("checkpoint.pt", "model", "log.jsonl"))
     given.out.mkdir(parents=True, exist_ok=True)
+    planned = recipe.steps
     if checkpoint.exists():
-        trainer.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        planned = state.pop("planned", planned)
+        trainer.load_state_dict(state)
         if trainer.step >= recipe.steps and given.minutes == math.inf:
             print(f"nothing to do: {trainer.step} steps are taken already; for more of them set steps", file=sys.stderr)
             return
-    if given.minutes < math.inf:  # until it is known how many there is time for, however many are taken already
-        trainer.recipe = dataclasses.replace(recipe, steps=max(recipe.steps, trainer.step + 2 * REPLANNED))
+    if given.minutes < math.inf:  # until it is known how many there is time for the rates go on as they were
+        trainer.recipe = dataclasses.replace(recipe, steps=max(planned, trainer.step + 2 * REPLANNED))
     log = Log(journal, trainer.step)
 
     def save() -> None:
@@ -158,7 +165,7 @@ def run(given: argparse.Namespace, setup: Setup, recipe: Recipe) -> None:
         shutil.rmtree(model, ignore_errors=True)
         part.replace(model)
         part = checkpoint.with_suffix(".part")
-        torch.save(trainer.state_dict(), part)
+        torch.save(trainer.state_dict() | {"planned": trainer.recipe.steps}, part)
         part.replace(checkpoint)
 
     length, vae = pipe.config.segment_frames, pipe.vae.config

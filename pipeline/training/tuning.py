@@ -19,12 +19,17 @@ ADAPTED = ["attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"]
 def takes_part(tune: str) -> Callable[[str], bool]:
     """Whether a parameter of a `Network` of this name is trained. tune: "all", "paper", "words" or "lora".
 
-    After "words", edits without an instruction are the same, bit for bit, where the empty prompt is padding (`mini`).
+    After "words", edits without an instruction are the same, bit for bit, where the empty prompt is one token (`mini`).
     """
     parts = {"all": ("",), "paper": PAPER, "words": WORDS, "empty": (), "lora": ("lora_",)}[tune]
-    # Of the text encoder, which has no part in the paper's tuning.
-    read = {"all": ("",), "words": ("",), "empty": ("empty",)}.get(tune, ())
-    return lambda name: any(part in name for part in (parts if name.startswith("transformer.") else read))
+
+    def takes(name: str) -> bool:
+        if name.startswith("transformer."):
+            return any(part in name for part in parts)
+        # Of the text encoder, which has no part in the paper's tuning, what the empty prompt says is no word.
+        return tune == "all" or tune == ("empty" if name.endswith(".empty") else "words")
+
+    return takes
 
 
 def add_lora(transformer: Any, rank: int, seed: int = 0) -> None:

@@ -91,6 +91,19 @@ def test_a_training_by_the_clock_goes_on_past_the_steps_of_its_file(
     assert len(planned) > 1 and all(steps > 3 for steps in planned)
 
 
+def test_a_training_by_the_clock_goes_on_with_the_rates_that_it_had(
+    tmp_path: Path, here: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.training.log.EVERY", 1)
+    slow = [*SHORT, "decay=1", "warmup=1", "validation_batches=0"]
+    here("--out", str(tmp_path), *TINY, *slow, "steps=4")
+    monkeypatch.setattr(alone, "time", SimpleNamespace(monotonic=map(float, count()).__next__))  # a second a look
+    monkeypatch.setattr(alone, "REPLANNED", 1)
+    here("--out", str(tmp_path), *TINY, *slow, "steps=100", "--minutes", "0.3")
+    rates = [line["rate"] for line in logged(tmp_path) if "rate" in line][:5]
+    assert rates[3] == pytest.approx(1 / 4) and rates[4] < 1 / 2, "and not .96, as early in a hundred steps"
+
+
 def test_scenes_of_other_splits_are_left_out(
     tmp_path: Path, here: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +129,7 @@ def test_scenes_of_other_splits_are_left_out(
         ("--renderers=0", "--scenes 2 --renderers 0, expected at least 1 of each"),
         ("--first=-1", "--first -1, expected the number of a scene, 0 or more"),
         ("clip=0", "clip must be more than 0"),
+        ("validate_every=0", "validate_every is 0, expected at least 1"),
         ("optimizer=sgd", "optimizer must be muon or adamw, got 'sgd'"),
     ],
 )

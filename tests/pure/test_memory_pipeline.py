@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
-from diffusers.callbacks import PipelineCallback
+from diffusers.callbacks import PipelineCallback, SDCFGCutoffCallback
 from transformers import ByT5Tokenizer
 
 from pipeline.memory_pipeline import MemoryV2VPipeline, MemoryVideo
@@ -270,6 +270,25 @@ def test_callbacks_may_replace_the_words_name_what_they_want_and_end_an_edit(pip
     assert steps == [0, 1]
 
 
+@pytest.mark.parametrize("attention", ["cached", "joint"])
+def test_diffusers_callback_that_ends_guidance_ends_it_for_the_steps_that_follow(pipe, attention):
+    passes: list[bool] = []
+
+    def count(transformer, args, given):
+        passes.append(given.get("toward") is not None)
+
+    def made(**changes):
+        return edit(pipe, num_inference_steps=4, attention=attention, **changes)
+
+    cut = SDCFGCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=1)
+    with pipe.transformer.register_forward_pre_hook(count, with_kwargs=True):
+        half = made(guidance_scale=3.0, callback_on_step_end=cut)
+    assert passes == [False, True, False, True, False, False]
+    whole = made(guidance_scale=3.0)
+    assert torch.equal(whole, made(guidance_scale=3.0)), "the next edit is guided as ever"
+    assert not torch.equal(half, whole) and not torch.equal(half, made(guidance_scale=1.0))
+
+
 def test_a_memory_is_where_it_was_in_time_and_the_one_before_is_nearer(pipe, wan):
     seen = {}
 
@@ -375,6 +394,9 @@ def test_a_wan_latent_frame_gets_the_camera_of_every_fourth_frame(wan):
         ({"source": [frames()[0]]}, "source must be an array or a tensor.*got list"),
         ({"target_trajectory": "pan_right"}, r"target_trajectory must be a Trajectory, got str: .*preset\("),
         ({"memories": [(torch.zeros(3, 16, 32, 32), PAN)]}, "memory 0 must be a MemoryVideo, got tuple"),
+        ({"memories": [MemoryVideo(torch.zeros(3, 16, 32, 32), PAN.c2w)]}, "of memory 0 must be a Trajectory, got nda"),
+        ({"memories": [MemoryVideo(torch.zeros(3, 16, 32, 32), PAN, math.nan)]}, "memory 0 starts at nan, expected fr"),
+        ({"generator": 42}, "generator must be a torch.Generator, got int"),
         ({"memories": [MemoryVideo(torch.full((3, 16, 32, 32), math.nan), PAN)]}, "memory 0 has values that are no"),
         ({"memories": MemoryVideo(torch.zeros(3, 16, 32, 32), PAN)}, "a list of MemoryVideo, got one of them"),
         ({"memories": [MemoryVideo(np.zeros((3, 16, 32, 32)), PAN)]}, "memory 0 must be a tensor, got ndarray"),

@@ -9,8 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pipeline.conditioning import ConditioningVideo
 from pipeline.mini import build_mini
-from pipeline.outlines import DECIDED, EDGE, RADIUS, outlined, shared
+from pipeline.outlines import DECIDED, EDGE, RADIUS, outlined, outlines_of
 from pipeline.trajectory import default_intrinsics, preset
 from tests.generated import moving_frames
 from tests.rays import camera, head, run, video
@@ -94,8 +95,9 @@ def test_the_source_itself_and_one_colour_stay_as_they_are():
 def test_target_and_source_share_outlines_if_they_share_rays_and_times():
     source = video(camera(0.0, 0.0, 0.0), seed=1)
     target = video(camera(0.0, 0.0, 0.0), seed=2)
-    assert torch.equal(shared(target, source), source.latent)
-    assert shared(target, replace(source, latent=source.latent.half())).dtype == torch.float32
+    outlines = outlines_of(target, source)
+    assert torch.equal(outlines.shown, source.latent) and outlines.shared.tolist() == [True]
+    assert outlines_of(target, replace(source, latent=source.latent.half())).shown.dtype == torch.float32
     others = [
         None,
         video(camera(0.01, 0.0, 0.0)),
@@ -106,25 +108,45 @@ def test_target_and_source_share_outlines_if_they_share_rays_and_times():
         replace(source, poses=None, intrinsics=None),
         replace(source, times=None),
     ]
-    assert all(shared(target, each) is None for each in others)
+    assert all(outlines_of(target, each) is None for each in others)
+
+
+def test_every_row_of_a_batch_has_its_own_outlines_or_none():
+    stays, moves = camera(0.0, 0.0, 0.0), camera(0.01, 0.0, 0.0)
+    source, layer = video(camera(0.0, 0.0, 0.0, rows=2), seed=1), head(1)
+    target = video(torch.cat([stays, moves, stays, stays]))  # two of each source
+    own = torch.randn(target.latent.shape, generator=torch.Generator().manual_seed(2))
+    outlines = outlines_of(target, source)
+    assert outlines.shared.tolist() == [True, False, True, True]
+    together = run(layer, target, [source], DECIDED, own, outlines=outlines)
+    for row in range(4):
+        alone, shown = (
+            ConditioningVideo(each.latent[at], each.poses[at], each.intrinsics[at], each.times[at])
+            for each, at in ((target, slice(row, row + 1)), (source, slice(row // 2, row // 2 + 1)))
+        )
+        made = run(layer, alone, [shown], DECIDED, own[row : row + 1], outlines=outlines_of(alone, shown))
+        assert torch.allclose(together[row], made[0], atol=1e-5)
 
 
 def test_what_is_made_up_takes_outlines_once_its_shape_is_decided():
     target, layer = video(camera(0.0, 0.0, 0.0)), head(1)
     source, own = video(camera(0.0, 0.0, 0.0), seed=1), video(camera(0.0, 0.0, 0.0), seed=2).latent
     late, early = DECIDED, DECIDED + 0.01
-    with_them = run(layer, target, [source], late, own, outlines=source.latent)
+    outlines = outlines_of(target, source)
+    with_them = run(layer, target, [source], late, own, outlines=outlines)
     expected = outlined(own.transpose(1, 2).flatten(0, 1), source.latent.transpose(1, 2).flatten(0, 1))
     assert torch.allclose(with_them, expected.unflatten(0, (1, -1)).transpose(1, 2), atol=1e-5)
     assert torch.equal(
-        run(layer, target, [source], early, own, outlines=source.latent), run(layer, target, [source], early, own)
+        run(layer, target, [source], early, own, outlines=outlines), run(layer, target, [source], early, own)
     )
 
 
 def test_what_is_copied_takes_none():
     target, layer = video(camera(0.0, 0.0, 0.0)), head(1, choose=0)
     source, own = video(camera(0.0, 0.0, 0.0), seed=1), video(camera(0.0, 0.0, 0.0), seed=2).latent
-    with_them, without = (run(layer, target, [source], 0.5, own, outlines=each) for each in (source.latent, None))
+    with_them, without = (
+        run(layer, target, [source], 0.5, own, outlines=each) for each in (outlines_of(target, source), None)
+    )
     assert torch.allclose(with_them, without, atol=1e-6)
 
 

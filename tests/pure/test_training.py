@@ -661,6 +661,7 @@ def test_who_learns_words_alone_edits_without_them_as_before_to_the_bit():
     assert all(torch.equal(*each) for each in zip(wordless, before[0], strict=True))
     assert not any(torch.equal(*each) for each in zip(worded, before[1], strict=True))
     assert {name.split(".")[0] for name in trainer.parameters} == {"transformer", "text_encoder"}
+    assert "text_encoder.empty" not in trainer.parameters, "which camera samples would teach"
 
 
 def test_what_an_empty_prompt_says_can_be_learned_alone_and_changes_no_edit_with_words():
