@@ -16,8 +16,10 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray  # noqa: E402
+from ray.exceptions import RayError  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
+from actors.faults import one_line  # noqa: E402
 from actors.termination import ends_as_interrupted  # noqa: E402
 
 # The publisher decodes on the kind of device that encoded, or its pictures would differ; it asks for a sliver of one.
@@ -60,14 +62,18 @@ def _here() -> NodeAffinitySchedulingStrategy:
 
 
 def connect() -> None:
-    """Join the cluster at RAY_ADDRESS, or start one on this machine. Never joins a stranger's local cluster."""
+    """Join the cluster at RAY_ADDRESS, or start one on this machine. Never joins a stranger's local cluster. Raises
+    ClusterError, or ConnectionError where none is there."""
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS") or "local"
         local = {"include_dashboard": False} if address == "local" else {}
         with warnings.catch_warnings():
             # Ray forks only to start its own programs at once; the copy of Lance that warns never runs.
             warnings.filterwarnings("ignore", message="lance is not fork-safe")
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
+            try:
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
+            except RayError as error:  # a token that is missing, or another's
+                raise ClusterError(f"the Ray at {address} cannot be joined: {one_line(error)}") from error
     ends_as_interrupted()  # where Ray would leave without a word
 
 

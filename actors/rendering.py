@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from actors.cluster import here_is_alive
 from actors.faults import one_line
 from actors.renderer import Renderer, Task
 from actors.rendering_outcome import Rendered
@@ -82,6 +83,8 @@ class Rendering:
                 for ref in ready:
                     self._pending.pop(ref)(ref)
                 self._gather()
+                if not ready and not here_is_alive():
+                    self.state.stopped = "the Ray of this machine has died"
         except KeyboardInterrupt:
             self.state.stopped = "interrupted"
         finally:

@@ -282,18 +282,19 @@ def _assigned(
             raise ConfigError(f"setting '{key}' {wrong} (memory-v2v {command} --help lists all)")
         try:
             OmegaConf.update(config, key, str(value) if types[key] == "str" else value)
+            found = config[key]  # read here, since ??? and ${...} are taken and have no value
         except OmegaConfBaseException as error:
             raise ConfigError(
                 f"setting '{key}' is {value!r}, expected {types[key]}: {str(error).splitlines()[0]}"
             ) from None
-        if isinstance(config[key], float) and not math.isfinite(config[key]):
+        if isinstance(found, float) and not math.isfinite(found):
             raise ConfigError(f"setting '{key}' is {value!r}, expected a finite number")
-        if key in CHOICES and config[key] not in CHOICES[key]:
+        if key in CHOICES and found not in CHOICES[key]:
             choices = ", ".join(choice or "null" for choice in CHOICES[key])
             raise ConfigError(f"setting '{key}' is {value!r}, expected one of {choices}")
         # A default may lie below: 0 is said for what the model or the clips decide.
         least = MINIMUM.get(key)
-        if least is not None and config[key] not in (None, defaults[key]) and not config[key] >= least:
+        if least is not None and found not in (None, defaults[key]) and not found >= least:
             raise ConfigError(f"setting '{key}' is {value!r}, expected at least {least:g}")
     loaded: C = OmegaConf.to_object(config)  # type: ignore[assignment]
     return loaded

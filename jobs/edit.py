@@ -27,6 +27,7 @@ from jobs.progress import Progress, duration
 from jobs.results import count_edits, results, write_results
 from jobs.turn import Turn
 from pipeline.coverage import Sphere
+from storage.errors import reaching
 from storage.library import Library
 from storage.location import absolute
 from storage.publish import video_id_of
@@ -77,8 +78,10 @@ def edit(job: EditJob) -> int:
         forgotten = sum(map(len, committed.values()))
         say(f"--fresh would forget {forgotten} memories and {len(published_videos(plan, out))} videos")
         committed = {chain.name: set() for chain in plan.chains}
-    if job.fresh and turns == [Turn()]:  # none was given: that was all
-        return FAILED if plan.failed else DONE
+    if job.fresh and not job.turns:  # of sources without turns that was all
+        plan.chains = [chain for chain in plan.chains if chain.turns != (Turn(),)]
+        if not plan.chains:
+            return FAILED if plan.failed else DONE
     _describe(plan, committed, library, job.config, model)
     if job.dry_run or library is None:
         return FAILED if plan.failed else DONE
@@ -119,7 +122,8 @@ def edit(job: EditJob) -> int:
         say(f"{chain.url}: {len(chain.turns)} turns at {_size(videos[chain.name][0])} in {out}/{chain.name}")
     say(f"{len(whole)} of {sum(done.values())} videos done, {outcome.edits} edits made; "
         f"{where}memories in {library_url}")  # fmt: skip
-    return FAILED if any(note.status == "failed" for note in notes) or len(whole) < len(plan.chains) else DONE
+    missed = any(note.status == "failed" for note in notes) or len(whole) < len(plan.chains)
+    return FAILED if missed or outcome.stopped else DONE  # stopped: a comparison may be missing
 
 
 # ---- the parts
@@ -192,16 +196,17 @@ def published_videos(plan: Plan, out: str) -> list[tuple[Any, str]]:
     too, since a source's memories go together."""
     filesystem, root = fsspec.core.url_to_fs(out)
     names = {chain.digits for chain in plan.chains}
-    if not filesystem.isdir(root):
-        return []
-    # Listed and not matched: `out` may hold brackets.
-    folders = [each["name"].rstrip("/") for each in filesystem.ls(root, detail=True) if each["type"] == "directory"]
-    found = [
-        (filesystem, path)
-        for folder in folders
-        if posixpath.basename(folder).rpartition("-")[2] in names
-        for path in filesystem.ls(folder, detail=False)
-    ]
+    with reaching(out):
+        if not filesystem.isdir(root):
+            return []
+        # Listed and not matched: `out` may hold brackets.
+        folders = [each["name"].rstrip("/") for each in filesystem.ls(root, detail=True) if each["type"] == "directory"]
+        found = [
+            (filesystem, path)
+            for folder in folders
+            if posixpath.basename(folder).rpartition("-")[2] in names
+            for path in filesystem.ls(folder, detail=False)
+        ]
     return [each for each in found if PUBLISHED.fullmatch(posixpath.basename(each[1]))]
 
 
@@ -278,8 +283,9 @@ def _open_library(url: str, config: EditConfig, model: Model, create: bool) -> L
     from pipeline.descriptor import DIMENSION
 
     filesystem, path = fsspec.core.url_to_fs(url)
-    if not create and not filesystem.exists(path):
-        return None
+    with reaching(url):
+        if not create and not filesystem.exists(path):
+            return None
     # A dry run looks for ids only and takes the library with whatever sphere it has.
     sphere = Sphere(points=config.points, radius=config.radius) if create else None
     return Library.open(url, model=model.digest, sphere=sphere, descriptor_dim=DIMENSION, create=create)

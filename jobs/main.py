@@ -36,6 +36,7 @@ from jobs.config import (
 from jobs.turn import parse_turn
 from pipeline.training.recipe import Recipe
 from pipeline.trajectory import PRESETS
+from storage.errors import reaching
 
 PLAN_KEYS = {"inputs": list, "turns": list, "out": str, "library": str, "owner": str, "model": str, "config": dict}
 NAMES = {list: "a list", str: "text", dict: "a mapping"}
@@ -281,6 +282,9 @@ def train_job(given: argparse.Namespace) -> Any:
     if values.get("workers", 0) is None:  # said and left empty
         del values["workers"]
     named |= {key: getattr(given, key) for key in named if getattr(given, key) is not None}
+    for key, value in named.items():
+        if not isinstance(value, str | None):
+            raise ConfigError(f"config {given.config} has {key}: {value!r}, expected text")
     for key in ("data", "out"):
         if not named[key]:
             raise UsageError(f"no --{key} was given: name the folder")
@@ -318,7 +322,7 @@ def _read_plan(url: str) -> dict[str, Any]:
 def read_yaml(url: str, kind: str, keys: str) -> dict[str, Any]:
     """A mapping from a file. Raises ConfigError of one line, which says what the file is and should hold."""
     try:
-        with fsspec.open(url, "rt") as file:
+        with reaching(url), fsspec.open(url, "rt") as file:
             found = yaml.safe_load(file)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{kind} {url} cannot be read: {str(error).splitlines()[0]}") from None

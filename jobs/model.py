@@ -17,7 +17,7 @@ from pipeline.bases import BASES, Base, BaseError, find
 from pipeline.bases.base import FORMAT
 from pipeline.bases.locate import locate, recognise
 from pipeline.spec import ModelSpec
-from storage.atomic import readable
+from storage.atomic import abandoned, readable
 from storage.fingerprint import cache_folder, file_digest, folder_digest
 
 SHIPPED = Path(pipeline.__path__[0]) / "weights" / "mini"
@@ -120,7 +120,9 @@ def _made(name: str, build: Callable[[Path], None]) -> Path:
     folder = cache_folder() / "models" / name
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(dir=folder.parent))
+        for stale in abandoned(folder.parent, f".{name}.*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{name}."))
         try:
             build(fresh)
             readable(fresh)

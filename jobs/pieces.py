@@ -47,5 +47,7 @@ if __name__ == "__main__":
     out = Path(sys.argv[2])
     try:
         print(f"{write_pieces(ClipDataset.open(absolute(sys.argv[1])), out)} pieces in {out}")
-    except StorageError as error:
+    except FileExistsError:
+        sys.exit(f"jobs.pieces: {out} is there already; choose another folder, or remove it")
+    except (StorageError, OSError) as error:
         sys.exit(f"jobs.pieces: {error}")

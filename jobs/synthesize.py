@@ -26,7 +26,7 @@ from jobs.footage import Footage, look_at
 from jobs.progress import SceneProgress
 from pipeline.scenes import Filming
 from storage.clips import NAME, ClipDataset
-from storage.errors import StorageError, StorageFault
+from storage.errors import StorageError, StorageFault, reaching
 from storage.location import local_path
 
 RENDERED_LICENCE = "CC0-1.0"
@@ -121,8 +121,9 @@ def begun(url: str, asked: dict[str, str], defaults: dict[str, Any]) -> ClipData
     asked: what it would be kept with now. defaults: of settings younger than the data set: it was made as by them."""
     filesystem, path = fsspec.core.url_to_fs(url)
     # A run that was killed at once leaves an empty folder.
-    if not filesystem.isfile(path) and not filesystem.exists(f"{path}/_versions"):
-        return None
+    with reaching(url):
+        if not filesystem.isfile(path) and not filesystem.exists(f"{path}/_versions"):
+            return None
     data = ClipDataset.open(url)
     for name in ("generator", "model"):
         was, now = (kept.get(name, "none") for kept in (data.metadata, asked))

@@ -17,6 +17,7 @@ import numpy as np
 from jobs.config import nearest
 from pipeline.trajectory import PRESETS, Trajectory, TrajectoryError, preset
 from pipeline.trajectory_formats import COLMAP, parse_trajectory, read_colmap
+from storage.errors import reaching
 from storage.turn_text import TURN_KEYS, turn_mapping
 
 INPUTS = ("source", "previous")
@@ -100,7 +101,8 @@ def exists(url: str) -> bool:
         filesystem, path = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError):
         return False
-    return bool(filesystem.exists(path))
+    with reaching(url):
+        return bool(filesystem.exists(path))
 
 
 def read_trajectory(url: str, intrinsics: np.ndarray, camera: str = "cam01") -> Trajectory:
@@ -110,10 +112,11 @@ def read_trajectory(url: str, intrinsics: np.ndarray, camera: str = "cam01") -> 
     the source's. Raises TrajectoryError, FileNotFoundError.
     """
     filesystem, path = fsspec.core.url_to_fs(url)
-    colmap = filesystem.isdir(path)
-    files = [f"{path}/{name}" for name in COLMAP] if colmap else [path]
     try:
-        texts = [filesystem.cat_file(file).decode() for file in files]
+        with reaching(url):
+            colmap = filesystem.isdir(path)
+            files = [f"{path}/{name}" for name in COLMAP] if colmap else [path]
+            texts = [filesystem.cat_file(file).decode() for file in files]
     except UnicodeDecodeError:
         raise TrajectoryError(
             f"{url} is not a text file, expected a trajectory as JSON or a folder of COLMAP text"

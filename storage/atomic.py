@@ -62,7 +62,7 @@ def abandoned(folder: Path, pattern: str) -> Iterator[Path]:
     """What killed writers left in a folder. What is younger may be another writer's that is still at work."""
     for each in folder.glob(pattern):
         with suppress(FileNotFoundError):
-            if time.time() - each.stat().st_mtime > ABANDONED:
+            if time.time() - max(part.stat().st_mtime for part in (each, *each.rglob("*"))) > ABANDONED:
                 yield each
 
 

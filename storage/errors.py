@@ -35,6 +35,17 @@ def fault(url: str, failed: str, error: BaseException, remedy: str) -> StorageFa
 
 
 @contextmanager
+def reaching(url: str) -> Iterator[None]:
+    """Turns what stores raise of kinds of their own, for networks and credentials, into a StorageFault."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError):
+        raise
+    except Exception as error:
+        raise fault(url, "cannot be reached", error, "check the network and the credentials") from error
+
+
+@contextmanager
 def reading(url: str, kind: type[StorageError] = StorageError) -> Iterator[None]:
     """Turns whatever goes wrong on reading `url` into one line: `kind`, or a StorageFault."""
     try:

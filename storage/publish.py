@@ -29,6 +29,7 @@ from storage.video_index import PASSING, VideoInfo, opened, probe, sound_stream
 CRF = 18  # visually lossless; the latents are the archive, files can be published again
 COPIED_SOUND = ("aac", "mp3", "ac3", "eac3", "opus", "alac")  # what mp4 takes and players play; the rest becomes AAC
 LEAST_MP3 = 16_000  # Hz, of the MP3 that mp4 takes
+LEAP = Fraction(1)  # seconds by which copied sound may go back and is left out until it has caught up
 LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}  # by channels: PCM often does not say which is which
 AAC_BIT_RATE = 192_000
 # With macroblock-tree rate control x264 (165) does not repeat itself on small pictures, one thread or not: 60 writes of
@@ -283,6 +284,7 @@ def _sound(source: VideoInfo, writer: Any) -> Generator[Any]:
     with opened(source.url) as reader:
         stream = sound_stream(reader)
         name, rate = stream.codec_context.codec.canonical_name, stream.codec_context.sample_rate
+        steps = _Steps(source)
         if name in COPIED_SOUND and (name != "mp3" or rate >= LEAST_MP3):
             out = writer.add_stream_from_template(stream)
             for packet in reader.demux(stream):
@@ -290,7 +292,8 @@ def _sound(source: VideoInfo, writer: Any) -> Generator[Any]:
                     shift = round(source.start / packet.time_base)
                     packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
                     packet.stream = out
-                    yield packet
+                    if steps.on(packet.dts * packet.time_base):
+                        yield packet
             return
         out = writer.add_stream("aac", rate=rate)
         out.codec_context.layout = LAYOUTS.get(stream.codec_context.layout.nb_channels, "stereo")
@@ -299,8 +302,29 @@ def _sound(source: VideoInfo, writer: Any) -> Generator[Any]:
         for packet in reader.demux(stream):
             for frame in _heard(packet, source):
                 frame.pts -= round(source.start / frame.time_base)
+                steps.on(frame.pts * frame.time_base)
                 yield from out.encode(frame)
         yield from out.encode(None)
+
+
+class _Steps:
+    """Whether sound goes on, which is all that a file takes: recordings repeat a time stamp, and where two were joined
+    as bytes time begins anew."""
+
+    def __init__(self, source: VideoInfo) -> None:
+        self.source = source
+        self.last = Fraction(-(10**9))
+
+    def on(self, at: Fraction) -> bool:
+        """False for what is not later than the last. Raises VideoError where it is earlier by more than LEAP."""
+        if at < self.last - LEAP:
+            raise VideoError(
+                f"{self.source.url}: its sound goes back in time from {float(self.last):.2f} to {float(at):.2f} s, as "
+                "where two recordings were joined; join them again with ffmpeg, or publish without: audio=false"
+            )
+        later = at > self.last
+        self.last = max(self.last, at)
+        return later
 
 
 def _heard(packet: Any, source: VideoInfo) -> list[Any]:

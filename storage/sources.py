@@ -165,11 +165,11 @@ def _rows(name: str, data: bytes) -> Iterator[tuple[int, Any]]:
             raise ValueError(f"not a Parquet file ({_line(error)})") from error
         yield from enumerate(rows, 1)
         return
-    for number, line in enumerate(data.decode("utf-8-sig").split("\n"), 1):  # other line ends a string may hold
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):  # other ends a string may hold
         if line.strip():
             try:
-                yield number, json.loads(line)
-            except ValueError as error:
+                yield number, json.loads(line.decode())
+            except (ValueError, RecursionError) as error:
                 yield number, ValueError(f"not JSON ({error}); each line is one object with a url")
 
 

@@ -7,6 +7,16 @@ from typing import Any
 
 import yaml
 
+
+class _Plain(yaml.SafeLoader):
+    """Without aliases, with which a short text can stand for a huge one."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias (*), which a turn has no use for")
+        return super().compose_node(parent, index)
+
+
 TURN_KEYS = ("trajectory", "prompt", "negative_prompt", "input", "span", "camera", "name")
 
 
@@ -18,8 +28,8 @@ def turn_mapping(text: str, exists: Callable[[str], bool] = lambda url: False) -
     if not text:
         raise ValueError("a turn is empty, expected a preset, a trajectory file, a prompt or a mapping")
     try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        found = yaml.load(text, _Plain)
+    except (yaml.YAMLError, RecursionError) as error:
         if text.startswith("{"):
             raise ValueError(f"turn {text!r} is not readable YAML ({' '.join(str(error).split())})") from error
         found = None

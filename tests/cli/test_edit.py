@@ -11,12 +11,14 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from actors.outcome import Outcome
 from jobs.main import main
 from pipeline.coverage import Sphere
 from pipeline.descriptor import DIMENSION
@@ -150,6 +152,15 @@ def test_a_dry_run_tells_what_a_changed_plan_shares_with_what_was_done(edited, t
     assert code == 0 and said in printed
 
 
+def test_a_run_that_was_stopped_is_no_success_also_where_only_a_comparison_is_missing(
+    edited, tiny_model, tmp_path, monkeypatch
+) -> None:
+    shutil.copytree(edited.out, tmp_path / "copy")
+    monkeypatch.setattr("jobs.edit._run", lambda *_: Outcome(stopped="interrupted"))
+    code, said = run(edited.clip, *TURNS, out=tmp_path / "copy", model=tiny_model)
+    assert code == 1 and "stopped: interrupted" in said and "1 of 1 videos done" in said
+
+
 def test_changed_publish_settings_publish_again_without_an_edit(edited, tiny_model, tmp_path) -> None:
     out = tmp_path / "copy"
     shutil.copytree(edited.out, out)
@@ -172,6 +183,16 @@ def test_a_source_is_forgotten_with_all_its_videos_whatever_it_was_called_and_wi
     code, said = run(renamed, "--fresh", out=out, model=tiny_model)
     assert code == 0 and "--fresh forgot 9 memories and 8 videos" in said
     assert not list(out.glob("*-*")) and not latents(out, tiny_model)
+
+
+def test_of_a_manifest_a_fresh_start_forgets_all_and_edits_only_what_has_turns(edited, tiny_model, tmp_path) -> None:
+    rows = [{"url": str(edited.clip), "turns": ["pan_right"]}, {"url": "other.mp4"}]
+    write_clip(edited.clip.parent / "other.mp4", moving_frames(20, 48, 64, seed=1), rate=24)
+    plan = edited.clip.parent / "rows.jsonl"
+    plan.write_text("\n".join(map(json.dumps, rows)))
+    code, said = run(plan, "--fresh", "--dry-run", out=edited.out, model=tiny_model)
+    assert code == 0 and "--fresh would forget 9 memories and 4 videos" in said
+    assert "plan: 1 videos" in said and "3 to do" in said, said
 
 
 def test_one_worker_and_four_and_a_fresh_start_make_the_same_latents_and_videos(edit, tmp_path, tiny_model) -> None:
@@ -254,6 +275,43 @@ def test_a_command_that_cannot_be_understood_exits_with_two_and_one_line(
     code, said = edit(clip, *words)
     lines = [line for line in said.splitlines() if line.startswith("memory-v2v: ")]
     assert code == 2 and len(lines) == 1 and expected in lines[0], said
+
+
+class NoCredentials(Exception):
+    """As botocore's, which is of no kind that Python knows."""
+
+
+class Locked(fsspec.AbstractFileSystem):
+    """A store that lets nobody in."""
+
+    protocol = "locked"
+
+    def info(self, path, **_):
+        raise NoCredentials("unable to locate credentials")
+
+    ls = _open = info
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["edit", "CLIP", "--turn", "locked://b/path.json", "--out", "out"],
+        ["edit", "CLIP", "--turn", "pan_right", "--out", "locked://b/out", "--dry-run"],
+        ["edit", "CLIP", "--turn", "pan_right", "--out", "locked://b/out", "--fresh", "--dry-run"],
+        ["edit", "CLIP", "--turn", "pan_right", "--out", "out", "--library", "locked://b/library", "--dry-run"],
+        ["edit", "--plan", "locked://b/plan.yaml", "--out", "out"],
+        ["synthesize", "--scenes", "1", "--out", "locked://b/scenes"],
+        ["train", "--config", "locked://b/train.yaml"],
+    ],
+)
+def test_a_store_that_lets_nobody_in_is_one_line(words, clip, tiny_model, tmp_path, monkeypatch, capfd) -> None:
+    monkeypatch.chdir(tmp_path)
+    fsspec.register_implementation("locked", Locked, clobber=True)
+    words = [str(clip) if word == "CLIP" else word for word in words]
+    assert main([*words, *(["--model", tiny_model] if words[0] == "edit" else [])]) == 2
+    said = capfd.readouterr().err
+    assert said.splitlines()[-1].startswith("memory-v2v: locked://b/") and "NoCredentials: unable to loc" in said
+    assert "Traceback" not in said
 
 
 def test_an_output_folder_that_is_a_file_or_cannot_be_made_exits_with_two(edit, clip, tmp_path) -> None:

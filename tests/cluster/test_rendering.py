@@ -73,6 +73,12 @@ def test_when_no_scene_can_be_rendered_the_rest_is_not_tried(data: ClipDataset) 
     assert scenes(data) == [0]
 
 
+def test_when_this_machines_ray_has_died_the_run_ends_in_words(data: ClipDataset, monkeypatch) -> None:
+    monkeypatch.setattr("actors.rendering.here_is_alive", lambda: False)  # its renderers will never answer
+    state = rendered(data, [Task(0)], workers=1)
+    assert state.stopped == "the Ray of this machine has died" and state.left == 1
+
+
 def test_what_keeps_a_commit_from_happening_ends_the_run_with_its_own_words(data: ClipDataset) -> None:
     def commit(rows: list[ClipRow]) -> None:
         raise OSError("no space left")

@@ -50,6 +50,8 @@ def test_a_mapping_may_hold_both_and_choose_its_input() -> None:
         ("{trajectory: [1, 2]}", ["trajectory", "[1, 2]"]),
         ("{input: previous}", ["neither a trajectory nor a prompt"]),
         ("{trajectory: pan_right", ["YAML"]),
+        ("{prompt: &a [x, x], name: [*a, *a]}", ["alias"]),
+        ("{prompt: " + "[" * 5000, ["YAML"]),
         ("{prompt: paint the cylinder red, the ball blue}", ["'the ball blue' without a value", "needs quotes"]),
         ("{trajectory: arc_left, prompt make it night}", ["'prompt make it night' without a value"]),
         ("prompt: room #5", ["ends at its #", "needs quotes"]),

@@ -16,7 +16,7 @@ import pytest
 
 from storage.atomic import published
 from storage.errors import StorageError, StorageFault
-from storage.publish import Panel, Used, video_id_of, write_compare, write_video
+from storage.publish import Panel, Used, _Steps, video_id_of, write_compare, write_video
 from storage.video import VideoError, iter_frames, probe, read_frames
 from tests.generated import moving_frames, small_disk, write_clip
 
@@ -113,6 +113,20 @@ def test_sound_that_mp4_does_not_take_as_it_is_becomes_aac(tmp_path):
     write_video(str(tmp_path / "out.mp4"), moving_frames(50), source=probe(path), video_id="x")
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert container.streams.audio[0].codec_context.name == "aac"
+
+
+def test_copied_sound_that_stands_still_is_left_out_until_it_goes_on(tmp_path):
+    steps = _Steps(probe(write_clip(tmp_path / "a.mkv", moving_frames(2))))
+    assert [steps.on(Fraction(at, 10)) for at in (0, 1, 1, 2, 0, 2, 3)] == [True, True, False, True, False, False, True]
+
+
+def test_sound_that_begins_anew_where_recordings_were_joined_is_named(tmp_path):
+    for codec in ("aac", "mp2"):  # copied, and encoded again
+        part = Path(write_clip(tmp_path / f"{codec}.ts", moving_frames(50), audio=codec))
+        part.write_bytes(part.read_bytes() * 2)
+        joined = probe(str(part))
+        with pytest.raises(VideoError, match=f"{codec}.ts: its sound goes back in time .*audio=false"):
+            write_video(str(tmp_path / "no.mp4"), moving_frames(joined.frames), source=joined, video_id="x")
 
 
 def test_sound_that_cannot_be_read_is_named_and_what_nobody_can_read_is_left_out(tmp_path):

@@ -207,6 +207,19 @@ def test_a_bad_row_is_named_and_the_others_go_on(folder, row, reason):
     assert re.search(reason, problems[0][1]) and "not JSON" in problems[1][1]
 
 
+def test_a_row_in_another_encoding_or_too_deep_to_be_read_costs_no_other(folder):
+    strange = [
+        b'{"url": "caf\xe9.mp4"}',
+        b"[" * 100_000,
+        b'{"url": "b.mp4", "turns": ["{prompt: ' + b"[" * 5000 + b'"]}',
+    ]
+    rows = [b'\xef\xbb\xbf{"url": "b.mp4"}', *strange, b'{"url": "b.mp4"}']
+    (folder / "plan.jsonl").write_bytes(b"\n".join(rows))
+    entries, problems = expand([f"{folder}/plan.jsonl"])
+    assert [entry.url for entry in entries] == [f"{folder}/b.mp4"] * 2
+    assert [name for name, _ in problems] == [f"{folder}/plan.jsonl:{number}" for number in (2, 3, 4)]
+
+
 def test_a_manifest_of_nothing_is_a_problem(folder):
     (folder / "empty.jsonl").write_text("\n")
     assert "no rows" in problem(folder / "empty.jsonl")
