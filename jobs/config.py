@@ -75,7 +75,7 @@ class EditConfig:
     # the machines
     workers: int = free(0, "editors at work at once; 0: one per GPU, or per `threads` CPUs")
     retries: int = free(2, "how often a failed edit is tried again before its source is given up")
-    failure_budget: int | None = free(None, "sources that may fail before the whole run stops; null: any number")
+    failure_budget: int | None = free(None, "sources that may fail in a run before it stops; null: any number")
     fingerprint_threads: int = free(8, "sources looked at in parallel before the run")
     # the published files
     crf: int = free(18, "x264 quality of the published videos, lower is better")

@@ -66,7 +66,9 @@ class Library:
         dataset = opened(url)
         if dataset is None:
             if not create:
-                raise LibraryError(f"no library at {url}; run `memory-v2v edit` with --library {url} to make one")
+                raise LibraryError(
+                    f"no library at {url}; run `memory-v2v edit` with --library {os.path.dirname(url)} to make one"
+                )
             if sphere is None:
                 raise LibraryError(f"no library at {url} whose sphere could be taken; give the sphere of a new one")
             dataset = _create(url, model, sphere, descriptor_dim)

@@ -71,6 +71,8 @@ def test_what_is_said_for_the_models_own_may_be_said_over_a_file() -> None:
         ("crf=99", ["'crf'", "99", "to 51"]),
         ("radius=.nan", ["'radius'", "nan"]),
         ("threads=null", ["'threads'"]),
+        ("size=???", ["'size'", "???"]),
+        ("k=${foo}", ["'k'", "${foo}"]),
     ],
 )
 def test_a_bad_setting_is_refused_in_one_line_that_names_it_and_the_remedy(override: str, words: list[str]) -> None:

@@ -11,7 +11,7 @@ import torch
 import jobs.model
 from jobs.config import EditConfig
 from jobs.edit import unlearned
-from jobs.model import ModelError, resolve
+from jobs.model import ModelError, _made, resolve
 from jobs.turn import parse_turn
 from pipeline.bases import BASES
 from pipeline.bases.recammaster import RECAMMASTER
@@ -111,6 +111,18 @@ def test_what_was_made_in_the_cache_can_be_read_by_whoever_shares_it(tmp_path, m
         os.umask(before)
     modes = {oct(each.stat().st_mode & 0o777) for each in (folder, *folder.rglob("*"))}
     assert modes == {"0o755", "0o644"}
+
+
+def test_what_a_killed_conversion_left_in_the_cache_is_cleared_and_what_is_at_work_is_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    models = tmp_path / "memory-v2v" / "models"
+    left, at_work = models / ".made.left", models / ".made.work"
+    for each in (left, at_work):
+        (each / "transformer").mkdir(parents=True)
+        os.utime(each, (0, 0))
+    os.utime(left / "transformer", (0, 0))
+    assert _made("made", lambda fresh: (fresh / "model_index.json").write_text("{}")) == models / "made"
+    assert sorted(each.name for each in models.iterdir()) == [".made.work", "made"]
 
 
 def test_both_sizes_of_mini_can_begin_untrained():
