@@ -227,7 +227,8 @@ def test_what_killed_saves_left_is_cleared_once_nobody_can_be_at_it(short):
         folder.mkdir()
         (folder / "config.json").touch()
     for each in left:
-        os.utime(each, (0, 0))
+        for part in (each, *each.rglob("*")):
+            os.utime(part, (0, 0))
     train(short(recipe={"steps": 2}))
     assert not any(each.exists() for each in left) and young.exists()
 
