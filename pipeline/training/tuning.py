@@ -17,7 +17,7 @@ ADAPTED = ["attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"]
 
 
 def takes_part(tune: str) -> Callable[[str], bool]:
-    """Whether a parameter of a `Network` of this name is trained. tune: "all", "paper", "words" or "lora".
+    """Whether a parameter of a `Network` of this name is trained. tune: "all", "paper", "words", "empty" or "lora".
 
     After "words", edits without an instruction are the same, bit for bit, where the empty prompt is one token (`mini`).
     """
