@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from safetensors import SafetensorError
 
 from pipeline.memory_pipeline import MemoryV2VPipeline
 from pipeline.training.tuning import lora_weights
-from storage.atomic import abandoned, readable
+from storage.atomic import published_folder
 from storage.errors import fault
 
 
@@ -27,25 +26,14 @@ def save_model(
     components that it left alone are linked, not written: the text encoder of a base alone has 11 GB. lora: write the
     adapters alone, for `pipe.load_lora_weights`. Raises StorageFault where the disk is full.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for stale in abandoned(folder.parent, ".model.*"):
-        shutil.rmtree(stale, ignore_errors=True)
-    fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".model."))
     try:
-        if lora:
-            pipe.save_lora_weights(fresh, transformer_lora_layers=lora_weights(dict(weights)))
-        else:
-            _write(pipe, weights, Path(begun), fresh)
-        readable(fresh)
-        old = fresh.with_name(fresh.name + ".old")
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(fresh, folder)
-        shutil.rmtree(old, ignore_errors=True)
+        with published_folder(folder, replace=True) as fresh:
+            if lora:
+                pipe.save_lora_weights(fresh, transformer_lora_layers=lora_weights(dict(weights)))
+            else:
+                _write(pipe, weights, Path(begun), fresh)
     except (OSError, SafetensorError) as error:
         raise fault(str(folder), "the model cannot be written", error, "check the free space and the folder") from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _write(pipe: MemoryV2VPipeline, weights: Mapping[str, torch.Tensor], begun: Path, folder: Path) -> None:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +14,7 @@ from pipeline.bases import BASES, Base, BaseError, find
 from pipeline.bases.base import FORMAT
 from pipeline.bases.locate import locate, recognise
 from pipeline.spec import ModelSpec
-from storage.atomic import abandoned, readable
+from storage.atomic import published_folder
 from storage.fingerprint import cache_folder, file_digest, folder_digest
 
 SHIPPED = Path(pipeline.__path__[0]) / "weights" / "mini"
@@ -119,18 +116,11 @@ def _made(name: str, build: Callable[[Path], None]) -> Path:
     """The folder of that name in the cache, built beside it and moved into place whole where it is not there yet."""
     folder = cache_folder() / "models" / name
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        for stale in abandoned(folder.parent, f".{name}.*"):
-            shutil.rmtree(stale, ignore_errors=True)
-        fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{name}."))
         try:
-            build(fresh)
-            readable(fresh)
-            os.replace(fresh, folder)
+            with published_folder(folder) as fresh:
+                build(fresh)
         except OSError:
             if not folder.is_dir():
                 raise
             # another process was first, with the same weights
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
     return folder

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.clip import Clip
+from storage.atomic import published_folder
 from storage.clips import ClipDataset
 from storage.errors import StorageError
 from storage.location import absolute
@@ -28,16 +29,18 @@ def write_pieces(data: ClipDataset, out: Path) -> int:
         raise StorageError(
             f"{data.url}: has no footage in the training split, where 9 of 10 videos are; add videos (--from-videos)"
         )
-    out.mkdir(parents=True)
-    for scene, clips in sorted(pieces.items()):
-        clips.sort(key=lambda clip: clip.camera)
-        np.savez_compressed(
-            out / f"{scene}.npz",
-            video=np.concatenate([data.read([clip.row], [0], len(clip)) for clip in clips]),
-            c2w=np.stack([clip.trajectory.c2w for clip in clips]),
-            intrinsics=np.stack([clip.trajectory.intrinsics for clip in clips]),
-            rate=np.float64(clips[0].rate),
-        )
+    if out.exists():
+        raise FileExistsError(out)
+    with published_folder(out) as folder:
+        for scene, clips in sorted(pieces.items()):
+            clips.sort(key=lambda clip: clip.camera)
+            np.savez_compressed(
+                folder / f"{scene}.npz",
+                video=np.concatenate([data.read([clip.row], [0], len(clip)) for clip in clips]),
+                c2w=np.stack([clip.trajectory.c2w for clip in clips]),
+                intrinsics=np.stack([clip.trajectory.intrinsics for clip in clips]),
+                rate=np.float64(clips[0].rate),
+            )
     return len(pieces)
 
 

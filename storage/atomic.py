@@ -1,7 +1,7 @@
-"""Files that are there whole or not at all.
+"""Files and folders that are there whole or not at all.
 
 A file grows under a temporary name beside its own, is flushed to the disk and then renamed; on an object store it is
-put in one piece. Whoever reads it sees the old one or the new one, whenever the writer is killed.
+put in one piece. Whoever reads it sees the old one or the new one, whenever the writer is killed. So does a folder.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import posixpath
 import secrets
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import fsspec
 
-from storage.errors import StorageError, StorageFault, fault
+from storage.errors import StorageError, StorageFault, fault, reaching
 from storage.location import local_path
 
 ABANDONED = 3600.0  # seconds since something partial was last written to
@@ -39,14 +40,14 @@ def published(url: str) -> Iterator[str]:
             with tempfile.TemporaryDirectory(prefix="memory-v2v-") as folder:
                 path = os.path.join(folder, posixpath.basename(remote))
                 yield path
-                with _of_the_store(url):
+                with reaching(url):
                     fs.put_file(path, remote)
             return
         final = Path(target).absolute()
         final.parent.mkdir(parents=True, exist_ok=True)
         # Of a name of its own, so that two writers never share a file. What a killed one left is cleared here: also of
         # other files, which may never be written again.
-        for stale in abandoned(final.parent, ".*.partial"):
+        for stale in _abandoned(final.parent, ".*.partial"):
             stale.unlink(missing_ok=True)
         temporary = final.parent / f".{final.name}.{secrets.token_hex(6)}.partial"
         try:
@@ -58,7 +59,29 @@ def published(url: str) -> Iterator[str]:
             temporary.unlink(missing_ok=True)
 
 
-def abandoned(folder: Path, pattern: str) -> Iterator[Path]:
+@contextmanager
+def published_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A new folder to fill; it becomes `final` if the block ends well and vanishes if it does not.
+
+    replace: exchange it for one that is there, which readers may find missing for a moment. Raises OSError, and
+    without `replace` also where there is one with files in it."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    for stale in _abandoned(final.parent, f".{final.name}.*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    fresh = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}."))
+    try:
+        yield fresh
+        _readable(fresh)
+        old = fresh.with_name(fresh.name + ".old")
+        if replace and final.exists():
+            os.replace(final, old)
+        os.replace(fresh, final)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _abandoned(folder: Path, pattern: str) -> Iterator[Path]:
     """What killed writers left in a folder. What is younger may be another writer's that is still at work."""
     for each in folder.glob(pattern):
         with suppress(FileNotFoundError):
@@ -66,7 +89,7 @@ def abandoned(folder: Path, pattern: str) -> Iterator[Path]:
                 yield each
 
 
-def readable(folder: Path) -> None:
+def _readable(folder: Path) -> None:
     """Whoever may read the folder's place may read what was written to it. Temporary folders are their owner's alone,
     and so is what safetensors writes; links and what others link to keep their modes."""
     for each in (folder, *folder.rglob("*")):
@@ -84,16 +107,6 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-@contextmanager
-def _of_the_store(url: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError:
-        raise
-    except Exception as error:  # stores raise classes of their own, also for networks and credentials
-        raise fault(url, "cannot be written", error, "check the network and the credentials") from error
 
 
 @contextmanager

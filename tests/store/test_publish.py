@@ -289,7 +289,7 @@ def test_any_kind_of_file_is_published_and_keeps_its_name_on_the_way_to_a_store(
         raise RuntimeError("endpoint is away")
 
     monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "put_file", away)
-    with pytest.raises(StorageFault, match="memory://tables/b: cannot be written .RuntimeError: endpoint is away"):
+    with pytest.raises(StorageFault, match="memory://tables/b: cannot be reached .RuntimeError: endpoint is away"):
         with published("memory://tables/b") as path:
             Path(path).write_text("rows")
 

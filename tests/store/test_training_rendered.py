@@ -203,6 +203,17 @@ def test_pieces_of_a_data_set_are_read_as_footage(footage: Any, tmp_path: Path) 
         assert np.array_equal(clip.trajectory.c2w, row.trajectory.c2w)
 
 
+def test_pieces_that_could_not_all_be_written_leave_no_folder(footage: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    def full(*arguments: Any, **arrays: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    before = set(tmp_path.iterdir())
+    with pytest.raises(OSError, match="No space left"):
+        write_pieces(footage("train")[0], tmp_path / "pieces")
+    assert {each.name for each in set(tmp_path.iterdir()) - before} <= {"clips.lance"}
+
+
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_footage_of_other_splits_alone_is_refused_in_words(split: str, footage: Any, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="has no footage in the training split"):
