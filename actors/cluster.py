@@ -24,6 +24,7 @@ from actors.termination import ends_as_interrupted  # noqa: E402
 
 # The publisher decodes on the kind of device that encoded, or its pictures would differ; it asks for a sliver of one.
 PUBLISHERS_GPU = 0.1
+HERE_DIED = "the Ray of this machine has died"  # where `here_is_alive` says no
 
 
 class ClusterError(ValueError):

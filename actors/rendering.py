@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from actors.cluster import here_is_alive
+from actors.cluster import HERE_DIED, here_is_alive
 from actors.faults import one_line
 from actors.renderer import Renderer, Task
 from actors.rendering_outcome import Rendered
+from actors.waiting import Waiting
 
 if TYPE_CHECKING:
     from storage.clip_row import ClipRow
@@ -30,7 +31,8 @@ FAILED_STARTS = 3
 
 class Rendering:
     """One run over a connected cluster. filming: what all tasks share. options: of every renderer, as Ray takes them.
-    commit: appends rows to the data set, whole scenes in order, about `group` bytes at a time."""
+    commit: appends rows to the data set, whole scenes in order, about `group` bytes at a time. notify: called with a
+    line that the user should see."""
 
     def __init__(
         self,
@@ -44,6 +46,7 @@ class Rendering:
         retries: int,
         state: Rendered,
         progress: Callable[[Rendered], None] = lambda state: None,
+        notify: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.tasks = tasks
         self.filming = filming
@@ -56,7 +59,9 @@ class Rendering:
         self.progress = progress
         self.state.left = len(tasks)
         self._renderers: dict[int, Any] = {}  # by number
+        self._ready: set[int] = set()  # those that have started
         self._idle: list[int] = []
+        self._waiting = Waiting("renderer", options, notify)
         self._started = 0
         self._failed_starts = 0
         self._in_a_row = 0
@@ -77,6 +82,7 @@ class Rendering:
                 self._start_renderer()
             while self._first < len(self.tasks) and not self.state.stopped:
                 self._begin()
+                self._waiting.look()
                 self.progress(self.state)
                 # A second is only the heartbeat of the progress display; anything that ends wakes the loop at once.
                 ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=1.0, fetch_local=False)
@@ -84,7 +90,7 @@ class Rendering:
                     self._pending.pop(ref)(ref)
                 self._gather()
                 if not ready and not here_is_alive():
-                    self.state.stopped = "the Ray of this machine has died"
+                    self.state.stopped = HERE_DIED
         except KeyboardInterrupt:
             self.state.stopped = "interrupted"
         finally:
@@ -98,6 +104,8 @@ class Rendering:
 
     def _start_renderer(self) -> None:
         number, self._started = self._started, self._started + 1
+        if not self._ready:
+            self._waiting.begin()
         renderer = ray.remote(Renderer).options(**self.options).remote(self.filming)
         self._renderers[number] = renderer
         self._pending[renderer.ready.remote()] = lambda ref: self._renderer_ready(number, ref)
@@ -114,6 +122,8 @@ class Rendering:
                 self.state.stopped = f"no renderer could start: {one_line(error)}"
         else:
             self._failed_starts = 0
+            self._waiting.end()
+            self._ready.add(number)
             self._idle.append(number)
 
     # ---- scenes
@@ -143,6 +153,7 @@ class Rendering:
             # Died, unavailable, out of memory, its node gone: whatever it was, this renderer is given up.
             _forget(rows)
             ray.kill(self._renderers.pop(number))
+            self._ready.discard(number)
             self._start_renderer()
             self._retry(index, "its renderer died {} times; give it more memory, or make the clips smaller")
         else:

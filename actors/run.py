@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
-from actors.cluster import Places, here_is_alive
+from actors.cluster import HERE_DIED, Places, here_is_alive
 from actors.editor import Editor
 from actors.faults import blame, disk_is_full, one_line
 from actors.librarian import Librarian
@@ -24,6 +24,7 @@ from actors.publication import CompareVideo, TurnVideo
 from actors.publisher import Publisher
 from actors.scheduler import Assignment, Scheduler
 from actors.setup import Setup
+from actors.waiting import Waiting
 from pipeline.edit import Edit
 
 # Seconds to wait for a Librarian that died: its process must start and load torch and Lance on a machine under load.
@@ -33,8 +34,6 @@ RESENDS = 3
 FAILED_STARTS = 3
 # Seconds that idle editors have for an answer after another one was lost.
 ANSWER = 10.0
-# Seconds without any editor after which the user is told what is being waited for.
-SILENCE = 60.0
 
 
 @dataclass
@@ -84,13 +83,12 @@ class Run:
         self.setup = setup
         self.places = places
         self.progress = progress
-        self.notify = notify
         self.outcome = Outcome()
         self._editors: dict[str, Any] = {}
         self._started = 0
         self._first_commit: float | None = None
         self._failed_starts = 0
-        self._waiting_since: float | None = None  # editors were asked for and none has started yet
+        self._waiting = Waiting("editor", places.editors, notify)
         self._pending: dict[Any, Callable[[Any], None]] = {}  # ref -> what to do when it is ready
         self._index = {id: index for source in work for index, id in enumerate(source.ids)}
         self._uncommitted = {
@@ -157,8 +155,8 @@ class Run:
         actor = ray.remote(Editor).options(**self.places.editors).remote(self.setup)
         self._editors[name] = actor
         self._pending[actor.ready.remote()] = lambda ref: self._editor_ready(name, ref)
-        if self._waiting_since is None and not self.scheduler.healthy_workers:
-            self._waiting_since = time.monotonic()
+        if not self.scheduler.healthy_workers:
+            self._waiting.begin()
 
     def _editor_ready(self, name: str, ref: Any) -> None:
         try:
@@ -172,7 +170,7 @@ class Run:
                 self.scheduler.stop(f"no editor could start: {_start_error(error)}")
         else:
             self._failed_starts = 0
-            self._waiting_since = None
+            self._waiting.end()
             self.scheduler.add_worker(name)
 
     def _replace(self, name: str) -> None:
@@ -202,15 +200,8 @@ class Run:
     def _look_around(self) -> None:
         """An actor that no node has room for waits without a word of Ray's, and so does one whose node is gone."""
         if not self.scheduler.healthy_workers and not self.scheduler.stopped and not here_is_alive():
-            self.scheduler.stop("the Ray of this machine has died")
-        if self._waiting_since is not None and time.monotonic() - self._waiting_since > SILENCE:
-            self._waiting_since = None
-            asked, free = self.places.editors, ray.available_resources()
-            self.notify(
-                f"no editor has started in {SILENCE:.0f} s: each asks for {asked['num_cpus']:g} CPUs and "
-                f"{asked['num_gpus']:g} GPUs on one node, free in all are {free.get('CPU', 0):g} and "
-                f"{free.get('GPU', 0):g}; still waiting"
-            )
+            self.scheduler.stop(HERE_DIED)
+        self._waiting.look()
 
     # ---- edits
 

@@ -192,6 +192,7 @@ def _render(
             retries=config.retries,
             state=state,
             progress=progress,
+            notify=say,
         )()
     finally:
         progress.close(state)

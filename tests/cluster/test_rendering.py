@@ -73,6 +73,25 @@ def test_when_no_scene_can_be_rendered_the_rest_is_not_tried(data: ClipDataset) 
     assert scenes(data) == [0]
 
 
+def test_renderers_that_no_node_has_room_for_are_waited_for_in_words(data: ClipDataset, monkeypatch) -> None:
+    monkeypatch.setattr("actors.waiting.SILENCE", 0.5)
+    said: list[str] = []
+
+    def tell(line: str) -> None:
+        said.append(line)
+        raise KeyboardInterrupt  # as the user does who reads it
+
+    state = Rendering(
+        [Task(0)], FILMING, workers=1, options={"num_cpus": 1000}, commit=data.append, group=0, retries=0,
+        state=Rendered(), notify=tell,
+    )()  # fmt: skip
+    [line] = said
+    assert line.startswith(
+        "no renderer has started in 0 s: each asks for 1000 CPUs and 0 GPUs on one node, free in all"
+    )
+    assert state.stopped == "interrupted" and state.left == 1
+
+
 def test_when_this_machines_ray_has_died_the_run_ends_in_words(data: ClipDataset, monkeypatch) -> None:
     monkeypatch.setattr("actors.rendering.here_is_alive", lambda: False)  # its renderers will never answer
     state = rendered(data, [Task(0)], workers=1)

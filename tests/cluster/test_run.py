@@ -108,7 +108,7 @@ def test_editors_that_were_lost_while_idle_are_no_edits_fault(setup, tmp_path, t
     clips = [write_clip(tmp_path / f"{n}.mp4", moving_frames(n, 48, 64, seed=n), rate=24) for n in (16, 320)]
     short, long = make_plan(clips, [parse_turn("pan_right")], CONFIG, resolve(tiny_model)).chains
     lost, said = list[int](), list[str]()
-    monkeypatch.setattr("actors.run.SILENCE", 0.0)
+    monkeypatch.setattr("actors.waiting.SILENCE", 0.0)
 
     def lose_all(scheduler: Scheduler) -> None:
         if not lost and scheduler.healthy_workers < 2:
