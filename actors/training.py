@@ -29,10 +29,11 @@ from pipeline.training.log import Log
 from pipeline.training.network import Network, memory_kernels
 from pipeline.training.recipe import Recipe
 from pipeline.training.samples import Corpus
-from pipeline.training.sharding import agreed, whole
+from pipeline.training.sharding import agreed, same_everywhere, whole
 from pipeline.training.trainer import Trainer
 from pipeline.training.tuning import add_lora, takes_part
 from pipeline.training.validation import validate, validation_batches, validation_recipe
+from storage.checkpoints import Checkpoints
 
 LOG, MODEL, CHECKPOINTS, SHEETS = "log.jsonl", "model", "checkpoints", "sheets"
 
@@ -41,15 +42,17 @@ LOG, MODEL, CHECKPOINTS, SHEETS = "log.jsonl", "model", "checkpoints", "sheets"
 class TrainingSetup:
     """Paths and numbers only, so that any process can be started from it.
 
-    data: a data set of clips. out: folder of log, checkpoints, sheets and the trained model. model: folder of the
-    pipeline to begin from. height, width, frames: of a window. tune: as of `takes_part`; "lora" adapters have
-    `lora_rank`. precision: "float32" or "bfloat16" for the matrix products. threads: of torch, per
-    process. sharding: "none", or "full" where parameters are spread over the processes. latents: keep them on disk.
+    data: a data set of clips. out: folder of log, checkpoints, sheets and the trained model. model, model_digest:
+    folder of the pipeline to begin from, and what is in it. height, width, frames: of a window. tune: as of
+    `takes_part`; "lora" adapters have `lora_rank`. precision: "float32" or "bfloat16" for the matrix products. threads:
+    of torch, per process. sharding: "none", or "full" where parameters are spread over the processes. latents: keep
+    them on disk.
     """
 
     data: str
     out: str
     model: str
+    model_digest: str
     recipe: Recipe
     height: int
     width: int
@@ -84,7 +87,6 @@ def train(
     checkpoint stays as it was before.
     """
     # Here and not at the top: Lance does not survive a fork, so only the process that reads may import it.
-    from storage.checkpoints import Checkpoints
     from storage.clips import ClipDataset
 
     diffusers.utils.logging.disable_progress_bar()
@@ -92,6 +94,8 @@ def train(
     if setup.device == "cpu":
         torch.set_num_threads(setup.threads)
     pipe = MemoryV2VPipeline.from_pretrained(setup.model).to(setup.device)
+    if setup.attention:  # kept with the weights that are trained for it
+        pipe.transformer.register_to_config(attention=setup.attention)
     if setup.tune == "lora":
         add_lora(pipe.transformer, setup.lora_rank, setup.seed)
     if setup.gradient_checkpointing:
@@ -112,11 +116,9 @@ def train(
         ("text",) if setup.tune == "words" else corpus.teaches,
     )
     checkpoints = Checkpoints(Path(setup.out) / CHECKPOINTS)
-    if (found := checkpoints.latest()) is not None:
-        try:
-            trainer.load_state_dict(found[1])
-        except ValueError as error:
-            raise ValueError(f"{checkpoints.path(found[0])}: {error}; choose another --out") from None
+    if processes > 1:
+        same_everywhere(checkpoints.steps()[-1:], f"checkpoints in {checkpoints.folder}")
+    resumed = _resume(trainer, checkpoints, setup)
     log = Log(Path(setup.out) / LOG, trainer.step, report) if rank == 0 else None
 
     windows = Windows(data, setup.height, setup.width)
@@ -167,9 +169,9 @@ def train(
                 save_model(pipe, weights, setup.model, Path(setup.out) / MODEL, lora=setup.tune == "lora")
         state = trainer.state_dict()
         if rank == 0:
-            checkpoints.save(trainer.step, state)
+            checkpoints.save(trainer.step, state | {"model": setup.model_digest})
 
-    if found is None:
+    if not resumed:
         if held_out:
             measure()
     elif log is not None:
@@ -193,6 +195,21 @@ def train(
             saved = time.monotonic()
         if log is not None:
             log.paused(time.monotonic() - began)
+
+
+def _resume(trainer: Trainer, checkpoints: Checkpoints, setup: TrainingSetup) -> bool:
+    """Load the newest checkpoint, where there is one. ValueError where it does not go with this training."""
+    if (found := checkpoints.latest()) is None:
+        return False
+    step, state = found
+    try:
+        begun = state.get("model", setup.model_digest)  # older ones do not say
+        if setup.tune != "all" and begun != setup.model_digest:  # what is not tuned is not in it
+            raise ValueError(f"began from model {begun[:16]}, expected is {setup.model_digest[:16]}, of --model")
+        trainer.load_state_dict(state)
+    except ValueError as error:
+        raise ValueError(f"{checkpoints.path(step)}: {error}; choose another --out") from None
+    return True
 
 
 def _kept(

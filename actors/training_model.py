@@ -47,6 +47,8 @@ def _write(pipe: MemoryV2VPipeline, weights: Mapping[str, torch.Tensor], begun: 
             own = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
             found = part.load_state_dict({key: value.cpu() for key, value in own.items()}, strict=False)
             assert not found.unexpected_keys, found.unexpected_keys
+            if name == "transformer":
+                part.register_to_config(attention=pipe.transformer.config.attention)
             part.save_pretrained(folder / name)
             _without_place(folder / name / "config.json")
         elif (begun / name).is_dir():

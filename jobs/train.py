@@ -71,13 +71,19 @@ def train(job: TrainJob) -> int:
             raise UsageError("sharding is full and optimizer muon, which takes whole matrices: set optimizer=adamw")
         if not job.config.workers:
             raise UsageError("sharding is full and workers 0, expected processes to spread over: set --workers")
-    Corpus(clips, config.frames, recipe)  # refuses clips that no task can use
+    corpus = Corpus(clips, config.frames, recipe)  # refuses clips that no task can use
+    for task in corpus.forgetful:
+        say(
+            f"{task} is trained without memories: no scene has {config.frames} frames beside those of source and "
+            "targets; make longer clips, or more cameras of a scene (for text, edited_cameras)"
+        )
     names = {each.name for each in dataclasses.fields(TrainingSetup)}
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key in names}
     setup = TrainingSetup(
         data=data.url,
         out=out,
         model=model.folder,
+        model_digest=model.digest,
         recipe=recipe,
         device="cuda" if torch.cuda.is_available() else "cpu",
         **settings,
@@ -91,7 +97,7 @@ def train(job: TrainJob) -> int:
         return DONE
     try:
         _run(job, setup)
-    except (RuntimeError, StorageError, OSError) as error:
+    except (RuntimeError, StorageError, OSError, MemoryError) as error:
         say(f"failed: {error}; the newest checkpoint stays, and once that is mended the same command goes on from it")
         return FAILED
     use = "to be given to pipe.load_lora_weights" if setup.tune == "lora" else "to be used as --model"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from storage.atomic import published
-from storage.errors import StorageError
+from storage.errors import StorageError, fault
 
 NAME = re.compile(r"step-(\d{8})\.pt")
 
@@ -41,7 +41,8 @@ class Checkpoints:
             self.path(old).unlink(missing_ok=True)
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
-        """The newest step and its state on the CPU, None where there is none. StorageError for a damaged file."""
+        """The newest step and its state on the CPU, None where there is none. StorageError for a damaged file,
+        StorageFault where the disk fails."""
         if not self.steps():
             return None
         step = self.steps()[-1]
@@ -50,8 +51,12 @@ class Checkpoints:
             return step, torch.load(path, map_location="cpu", weights_only=True)
         except (PermissionError, MemoryError):  # nothing is wrong with the file
             raise
+        except OSError as error:
+            raise fault(str(path), "cannot be read", error, "check the disk, and the limit of open files") from error
         except Exception as error:  # torch raises half a dozen kinds for a file that is cut short or is no checkpoint
             words = (str(error).splitlines() or [type(error).__name__])[0]  # an empty one's has none
+            if "allocate memory" in words:  # torch has no kind of its own for it
+                raise MemoryError(f"{path}: {words}") from error
             raise StorageError(
                 f"{path}: not a readable checkpoint ({words[:120]}); remove it to go on from the one before, of steps "
                 f"{self.steps()[:-1] or 'none'}"

@@ -22,6 +22,7 @@ from pipeline.splits import scenes_of
 from pipeline.training.recipe import Recipe
 from pipeline.transformer import MemoryWanTransformer3DModel
 from storage.clips import NAME, ClipDataset
+from storage.fingerprint import folder_digest
 
 RENDERED = SynthesizeConfig(
     height=32, width=32, frames=32, rates=[12.0], cameras=3, edits=1, edited_cameras=2
@@ -64,7 +65,8 @@ def setup(
     short = {"steps": 6, "batch": 2, "targets": 2, "warmup": 2, "memories": 2}
     plain = {"height": 32, "width": 32, "frames": 16, "validation_batches": 1, "validate_every": 1000}
     return TrainingSetup(
-        data=data, out=str(out), model=model, recipe=Recipe(**{**short, **(recipe or {})}),
+        data=data, out=str(out), model=model, model_digest=folder_digest(model),
+        recipe=Recipe(**{**short, **(recipe or {})}),
         **{**plain, "sheet_every": 1000, **changed},
     )  # fmt: skip
 

@@ -70,11 +70,12 @@ class Draw:
 class Corpus:
     """Clips by scene and variant, ready to be drawn from. Raises ValueError where no task of a recipe finds clips.
 
+    recipe: as given, but without memories for tasks that are `forgetful`: no clips have any beside source and targets.
     glimpse: frames of the short windows of `Recipe.glimpses`, 0 for none.
     """
 
     def __init__(self, clips: Sequence[Clip], length: int, recipe: Recipe, glimpse: int = 0) -> None:
-        self.length, self.recipe = length, recipe
+        self.length = length
         # A clip is asked for its windows again and again.
         self.starts, self.filmed, self.pairs = (cache(partial(each, length=length)) for each in (starts, filmed, pairs))
         scenes: dict[int, dict[int, list[Clip]]] = defaultdict(lambda: defaultdict(list))
@@ -91,6 +92,17 @@ class Corpus:
                     self.groups["text"].append((scene, variant))
                 if any(self.pairs(clip) for clip in views):
                     self.groups["continue"].append((scene, variant))
+        able = {
+            task: [each for each in all_ if self._remembers(task, *each, recipe.targets)]
+            for task, all_ in self.groups.items()
+        }
+        asked = {"camera": recipe.memory_dropout < 1, "text": recipe.memory_dropout_text < 1}
+        self.forgetful = tuple(task for task in asked if asked[task] and self.groups[task] and not able[task])
+        self.recipe = recipe = replace(
+            recipe,
+            memory_dropout=recipe.memory_dropout if able["camera"] else 1.0,
+            memory_dropout_text=recipe.memory_dropout_text if able["text"] else 1.0,
+        )
         shares = {"camera": recipe.camera, "text": recipe.text, "continue": recipe.onward}
         self.shares = {task: shares[task] if self.groups[task] else 0.0 for task in TASKS}
         if not sum(self.shares.values()):
@@ -98,10 +110,8 @@ class Corpus:
                 f"none of the tasks {', '.join(task for task in TASKS if shares[task])} finds clips of {length} frames "
                 f"or more in one shot among {len(clips)} clips; camera needs two views of a scene, text an edited one"
             )
-        self.kinds = {
-            task: [kind for real in (False, True) if (kind := [each for each in all_ if (each[0] >= REAL) is real])]
-            for task, all_ in self.groups.items()
-        }
+        # What may be drawn without memories, and with.
+        self.kinds = {task: (_kinds(all_), _kinds(able[task])) for task, all_ in self.groups.items()}
         self.glimpses: Corpus | None = None
         if glimpse and recipe.glimpses and self.shares["text"]:
             self.glimpses = Corpus(clips, glimpse, recipe.glimpsing(length // glimpse))
@@ -133,7 +143,7 @@ class Corpus:
         source = task != "continue" and not (count and common.random() < recipe.source_dropout)
         preceding = task == "continue" or (task == "text" and count > 0)
         alone, merges = common.random() < 0.5, common.random() < 0.5
-        chosen = [self._group(random, task) for _ in range(recipe.batch)]
+        chosen = [self._group(random, task, count > 0) for _ in range(recipe.batch)]
         samples = [self._sample(random, task, *each, count, preceding) for each in chosen]
         return Draw(
             task,
@@ -147,9 +157,16 @@ class Corpus:
             task == "text" and bool(recipe.guessed) and common.random() < recipe.guessed,
         )
 
-    def _group(self, random: np.random.Generator, task: str) -> tuple[int, int]:
-        """A scene and variant: real in the recipe's share, where there are both kinds."""
-        kinds = self.kinds[task]
+    def _remembers(self, task: str, scene: int, variant: int, targets: int) -> bool:
+        """Whether a variant has windows for memory beside those that a sample of a task has for source and targets."""
+        views = self.scenes[scene][variant]
+        taken = min(1 + targets, len(views)) if task == "camera" else 1
+        long = any(self.starts(clip)[-1] - self.starts(clip)[0] >= self.length for clip in views)
+        return task == "continue" or long or len(views) > taken
+
+    def _group(self, random: np.random.Generator, task: str, shown: bool) -> tuple[int, int]:
+        """A scene and variant: real in the recipe's share, where there are both kinds. shown: with memories."""
+        kinds = self.kinds[task][shown]
         pool = kinds[-1] if len(kinds) == 1 or random.random() < self.recipe.real else kinds[0]
         return pool[int(random.integers(len(pool)))]
 
@@ -246,6 +263,12 @@ class Corpus:
             for at in self.starts(each)
             if all(each is not target.clip or abs(at - target.start) >= self.length for target in targets)
         ]
+
+
+def _kinds(groups: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """The rendered ones and the real ones, where there are any."""
+    kinds = ([each for each in groups if (each[0] >= REAL) is real] for real in (False, True))
+    return [kind for kind in kinds if kind]
 
 
 def starts(clip: Clip, length: int) -> tuple[int, ...]:

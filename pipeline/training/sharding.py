@@ -78,3 +78,11 @@ def agreed(value: bool) -> bool:
     said = [value]
     dist.broadcast_object_list(said, src=0)
     return said[0]
+
+
+def same_everywhere(value: Any, what: str) -> None:
+    """Raises ValueError where processes do not find the same. Collective."""
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    if any(each != value for each in found):
+        raise ValueError(f"processes found different {what}: {found}; let all nodes mount the same folder")

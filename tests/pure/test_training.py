@@ -129,6 +129,28 @@ def test_a_short_pair_is_trained_on_with_what_its_target_was_extended_by():
     assert not corpus.shares["continue"]  # it would ask for frames that a model made
 
 
+@pytest.mark.parametrize(
+    ("made", "targets", "forgetful"),
+    [
+        ({"cameras": 2, "edited": 1, "frames": LENGTH}, 1, ("camera", "text")),
+        ({"cameras": 3, "edited": 1, "frames": LENGTH}, 1, ("text",)),
+        ({"cameras": 3, "edited": 2, "frames": LENGTH}, 2, ("camera",)),
+        ({"cameras": 3, "edited": 2, "frames": LENGTH}, 1, ()),
+        ({"cameras": 2, "edited": 1, "frames": 3 * LENGTH}, 4, ()),
+    ],
+)
+def test_where_clips_have_no_frames_for_memory_nothing_foreign_stands_in_for_it(made, targets, forgetful):
+    recipe = Recipe(memory_dropout=0.0, memory_dropout_text=0.0, foreign=0.0, targets=targets)
+    corpus = Corpus(clips_of(**made), LENGTH, recipe)
+    assert corpus.forgetful == forgetful
+    assert ("memory" in corpus.teaches) == (len(forgetful) < 2)
+    for seed in range(20):
+        for task in ("camera", "text"):
+            for sample in corpus.draw(np.random.default_rng(seed), task).samples:
+                assert (task in forgetful) == (not sample.memories)
+                assert all(each.clip.scene == sample.origin.clip.scene for each in sample.memories)
+
+
 @given(corpora(), st.integers(0, 2**32 - 1))
 def test_samples_of_a_step_have_the_same_shapes(corpus, seed):
     recipe = corpus.recipe

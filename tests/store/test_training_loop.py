@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from pipeline.training.trainer import DivergedError, Trainer
 from storage.checkpoints import Checkpoints
 from storage.clips import ClipDataset
 from storage.errors import StorageError, StorageFault
+from storage.fingerprint import folder_digest
+from tests.tiny import build_tiny
 from tests.training import logged, setup, validated
 
 
@@ -195,6 +198,27 @@ def test_a_checkpoint_of_other_widths_is_refused_and_stays(short, tmp_path):
     assert newest(short())[0] == 1
 
 
+def test_what_was_tuned_of_one_model_is_not_gone_on_with_in_another(short, tmp_path):
+    build_tiny(seed=1).save_pretrained(tmp_path / "other")
+    for tune, refused in (("paper", True), ("all", False)):
+        asked = short(tune, tune=tune, recipe={"steps": 1})
+        train(asked)
+        other = replace(asked, model=str(tmp_path / "other"), model_digest=folder_digest(str(tmp_path / "other")))
+        other = replace(other, recipe=replace(asked.recipe, steps=2))
+        if refused:
+            with pytest.raises(ValueError, match=r"began from model \w{16}, expected is \w{16}, of --model; choose"):
+                train(other)
+        else:  # all that there is of a model is in its checkpoint
+            train(other)
+        assert newest(asked)[0] == (1 if refused else 2)
+
+
+def test_the_attention_that_a_model_was_trained_with_is_the_one_it_uses(short):
+    asked = short(attention="joint", recipe={"steps": 1, "targets": 1})
+    train(asked)
+    assert MemoryV2VPipeline.from_pretrained(f"{asked.out}/{MODEL}").transformer.config.attention == "joint"
+
+
 @pytest.mark.parametrize("full", ["checkpoint", "model"])
 def test_a_full_disk_is_one_line_and_the_old_checkpoint_stays(short, monkeypatch, full):
     train(short(recipe={"steps": 2}))
@@ -244,6 +268,26 @@ def test_a_checkpoint_that_was_cut_short_says_which_one_to_remove(short, left):
     path.unlink()
     train(asked)
     assert newest(asked)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "said"),
+    [
+        (OSError(errno.EIO, "Input/output error"), StorageFault, "cannot be read .Input/output error.; check the disk"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 4 bytes"), MemoryError, "allocate memory"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_for_now_is_not_called_damaged(tmp_path, monkeypatch, raised, kind, said):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"step": 1})
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(kind, match=said) as error:
+        checkpoints.latest()
+    assert "remove" not in str(error.value)
 
 
 def test_components_that_are_not_trained_are_linked_and_not_written_again(short, tiny_model):

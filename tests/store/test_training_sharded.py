@@ -31,6 +31,9 @@ def both_ways(rank: int, rendezvous: str, setups: list[TrainingSetup]) -> None:
         train(asked, rank, wrap, processes=2)
     shared = setups[1]
     train(replace(shared, recipe=replace(shared.recipe, steps=STEPS + 1)), rank, spread, processes=2)
+    apart = replace(shared, out=f"{shared.out}{rank or ''}")  # of a node that has another folder at this path
+    with pytest.raises(ValueError, match=r"different checkpoints in .*: \[\[4\], \[\]\]; let all nodes mount the same"):
+        train(apart, rank, spread, processes=2)
     dist.destroy_process_group()
 
 
