@@ -226,6 +226,8 @@ def load_train_config(values: dict[str, Any], overrides: Sequence[str] = ()) -> 
     assigned = dict(values) | _read(overrides, {**TrainConfig.__annotations__, **Recipe.__annotations__})
     ours = {key for key in assigned if key in TrainConfig.__annotations__}
     config = _assigned(TrainConfig, {key: value for key, value in assigned.items() if key in ours}, (), "train")
+    if config.seed < 0:
+        raise ConfigError(f"setting 'seed' is {config.seed}, expected 0 or more")
     rest = {key: value for key, value in assigned.items() if key not in ours}
     try:
         recipe = _assigned(Recipe, rest, (), "train", also=list(TrainConfig.__annotations__))

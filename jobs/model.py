@@ -76,7 +76,7 @@ def _folder(name: str, seed: int) -> Path:
 def _untrained(size: str, seed: int) -> Path:
     """The folder of a `mini` with random weights, built once."""
     # Named by the code that builds it, which is cheaper to read than to import: an edit there builds a new one.
-    sources = sorted(Path(pipeline.__path__[0]).glob("*.py"))
+    sources = sorted(Path(pipeline.__path__[0]).rglob("*.py"))
     key = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
 
     def build(fresh: Path) -> None:

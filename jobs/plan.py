@@ -18,6 +18,7 @@ from pipeline.fit import fit
 from pipeline.motion import APART, THUMBNAIL, moves
 from pipeline.segments import segments
 from pipeline.trajectory import PRESETS, Trajectory, default_intrinsics
+from storage.errors import reading
 from storage.fingerprint import file_digest
 from storage.sources import SourceEntry, expand
 from storage.video import VideoInfo, check_unchanged, identified, probe, read_frames
@@ -215,16 +216,15 @@ def _plainly_moves(info: VideoInfo) -> bool:
 
 def _read_shots(url: str, info: VideoInfo) -> tuple[int, ...]:
     """First frames of every shot but the first: a JSON list, or numbers separated by white space or commas."""
-    with fsspec.open(url, "rt") as file:
-        text = file.read()
+    with reading(url), fsspec.open(url, "rb") as file:
+        content = file.read()
     try:
-        numbers = (
-            json.loads(text)
-            if text.lstrip().startswith("[")
-            else [int(word) for word in text.replace(",", " ").split()]
-        )
+        text = content.decode()
+        numbers = json.loads(text) if text.lstrip().startswith("[") else text.replace(",", " ").split()
         cuts = tuple(int(number) for number in numbers)
-    except (ValueError, TypeError):
+        if any(isinstance(number, float) and number != cut for number, cut in zip(numbers, cuts, strict=True)):
+            raise ValueError
+    except (ValueError, TypeError, OverflowError):
         raise ValueError(f"{url} is not a list of shot boundaries, expected frame numbers such as 30 76 137") from None
     return tuple(cut for cut in cuts if cut)
 

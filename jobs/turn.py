@@ -85,8 +85,10 @@ def parse_turn(spec: str | dict[str, Any]) -> Turn:
         raise TurnError(f"turn {spec!r} has input = {turn.input!r}, expected one of {', '.join(INPUTS)}")
     if turn.span not in SPANS:
         raise TurnError(f"turn {spec!r} has span = {turn.span!r}, expected one of {', '.join(SPANS)}")
-    if turn.trajectory is None and not turn.prompt:
+    if not turn.trajectory and not turn.prompt:
         raise TurnError(f"turn {spec!r} has neither a trajectory nor a prompt: there is nothing to edit")
+    if turn.trajectory == "":
+        raise TurnError(f"turn {spec!r} has an empty trajectory, expected a preset or a file; leave the key out")
     if turn.trajectory is not None and turn.trajectory not in PRESETS and not exists(turn.trajectory):
         raise TurnError(
             f"turn '{turn.trajectory}' is no preset and no file{nearest(turn.trajectory, PRESETS)}. A prompt of one "
@@ -109,7 +111,7 @@ def read_trajectory(url: str, intrinsics: np.ndarray, camera: str = "cam01") -> 
     """Read a trajectory file: our JSON, ReCamMaster's JSON, or a folder with COLMAP's cameras.txt and images.txt.
 
     Poses are returned as in the file for ours, and relative to the first camera for the other two, whose world is not
-    the source's. Raises TrajectoryError, FileNotFoundError.
+    the source's. Raises TrajectoryError.
     """
     filesystem, path = fsspec.core.url_to_fs(url)
     try:
@@ -117,6 +119,10 @@ def read_trajectory(url: str, intrinsics: np.ndarray, camera: str = "cam01") -> 
             colmap = filesystem.isdir(path)
             files = [f"{path}/{name}" for name in COLMAP] if colmap else [path]
             texts = [filesystem.cat_file(file).decode() for file in files]
+    except FileNotFoundError:
+        raise TrajectoryError(
+            f"{url}: no such file, expected a trajectory as JSON or a folder with {' and '.join(COLMAP)}"
+        ) from None
     except UnicodeDecodeError:
         raise TrajectoryError(
             f"{url} is not a text file, expected a trajectory as JSON or a folder of COLMAP text"

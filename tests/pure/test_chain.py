@@ -4,6 +4,7 @@ import dataclasses
 import os
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,6 +56,31 @@ def test_the_same_plan_has_the_same_ids_and_no_two_edits_share_one() -> None:
     assert ids == chain(PAN, ARC).ids
     assert len(set(ids)) == len(ids) == 6
     assert all(len(id) == 64 and set(id) <= set("0123456789abcdef") for id in ids)
+
+
+def test_a_turn_on_the_source_has_its_camera_and_one_on_the_last_turn_the_last_turns() -> None:
+    made = chain(PAN, ARC, dataclasses.replace(TILT, input="previous"))
+    first = slice(0, 16)
+    for turn, camera in ((0, made.camera), (1, made.camera), (2, made.targets[1])):
+        np.testing.assert_array_equal(made.edit(3 * turn).camera.c2w, camera.c2w[first])
+        np.testing.assert_array_equal(made.edit(3 * turn).target.c2w, made.targets[turn].c2w[first])
+    assert made.edit(3).input == "" and made.edit(6).input == made.ids[3]
+
+
+def test_a_segment_that_is_filled_up_repeats_its_last_pose() -> None:
+    made = chain(PAN, cuts=(9,))
+    [short] = [made.edit(s) for s, each in enumerate(made.segments) if each.frames == 9]
+    assert len(short.target.c2w) == 12
+    np.testing.assert_array_equal(short.target.c2w[9:], np.repeat(made.targets[0].c2w[8:9], 3, axis=0))
+
+
+def test_a_path_and_words_alone_on_the_same_camera_are_other_edits() -> None:
+    still = Trajectory.static(FRAMES, INTRINSICS)
+    path, words = (
+        dataclasses.replace(chain(turn), targets=(still,))
+        for turn in (Turn(trajectory="pan_right", prompt="x"), Turn(prompt="x"))
+    )
+    assert not set(path.ids) & set(words.ids), "one ranks memories by view, the other by descriptor"
 
 
 def test_a_changed_third_turn_keeps_the_first_two_and_renames_all_from_there_on() -> None:

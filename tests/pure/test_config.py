@@ -55,6 +55,8 @@ def test_what_is_said_for_the_models_own_may_be_said_over_a_file() -> None:
     assert (config.height, config.width, config.frames, recipe.shift) == (0, 0, 0, 0)
     with pytest.raises(ConfigError, match="setting 'height' is 4, expected at least 8"):
         load_train_config({}, ["height=4"])
+    with pytest.raises(ConfigError, match="setting 'seed' is -5, expected 0 or more"):
+        load_train_config({}, ["seed=-5"])
 
 
 @pytest.mark.parametrize(

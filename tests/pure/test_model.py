@@ -17,6 +17,7 @@ from pipeline.bases import BASES
 from pipeline.bases.recammaster import RECAMMASTER
 from pipeline.memory_pipeline import MemoryV2VPipeline, MemoryVideo
 from pipeline.scenes import paths, random_scene, render
+from pipeline.transformer import MemoryWanTransformer3DModel
 from tests import ROOT
 from tests.pure.test_bases import components, folder_of, reading, small  # noqa: F401  (a fixture among them)
 
@@ -126,8 +127,11 @@ def test_what_a_killed_conversion_left_in_the_cache_is_cleared_and_what_is_at_wo
 
 
 def test_both_sizes_of_mini_can_begin_untrained():
-    folders = {resolve(f"mini-{size}", seed=seed).folder for size in ("cpu",) for seed in (0, 1)}
-    assert len(folders) == 2 and not resolve("mini-cpu").spec.trained
+    folders = {resolve(f"mini-{size}", seed=seed).folder for size in ("cpu", "gpu") for seed in (0, 1)}
+    assert len(folders) == 4 and not resolve("mini-cpu").spec.trained
+    widths = [MemoryWanTransformer3DModel.load_config(resolve(name).folder, subfolder="transformer")["ffn_dim"]
+              for name in ("mini-cpu", "mini-gpu", "mini")]  # fmt: skip
+    assert widths[0] < widths[1] == widths[2]
 
 
 @pytest.mark.parametrize(

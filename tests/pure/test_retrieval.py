@@ -65,6 +65,8 @@ def test_equal_scores_fall_to_nearer_in_time_then_later_turn_then_id() -> None:
     )
     choices = select(candidates, k=4, target_coverage=seen(0), **WHERE)
     assert ids(choices) == ["late", "a", "b", "far"]
+    choices = select(candidates, k=4, target_coverage=seen(0), **{**WHERE, "start": 35})
+    assert ids(choices) == ["far", "late", "b", "a"], "nearer to the target, wherever that is"
 
 
 def test_equal_scores_fall_to_the_liker_descriptor_before_time() -> None:

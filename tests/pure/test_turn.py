@@ -7,7 +7,7 @@ import pytest
 
 from jobs.turn import Turn, TurnError, parse_turn, read_trajectory, target_trajectory
 from pipeline.trajectory import PRESETS, TrajectoryError, default_intrinsics, preset
-from pipeline.trajectory_formats import write_json
+from pipeline.trajectory_formats import write_colmap, write_json
 from storage.turn_text import TURN_KEYS
 
 INTRINSICS = default_intrinsics(1.0)
@@ -44,6 +44,7 @@ def test_a_mapping_may_hold_both_and_choose_its_input() -> None:
     [
         ("pan_rigth", ["pan_rigth", "pan_right", "no preset and no file"]),
         ("", ["empty"]),
+        ("{trajectory: '', prompt: x}", ["empty trajectory", "leave the key out"]),
         ("{trajectory: pan_right, promt: x}", ["'promt'", "'prompt'"]),
         ("{trajectory: pan_right, input: last}", ["last", "source, previous"]),
         ("{trajectory: pan_right, span: twice}", ["twice", "exact, stretch, segment"]),
@@ -93,6 +94,40 @@ def test_a_binary_file_is_not_taken_for_a_trajectory(tmp_path) -> None:
     path.write_bytes(bytes(range(128, 256)))
     with pytest.raises(TrajectoryError, match=r"noise\.json is not a text file"):
         read_trajectory(str(path), INTRINSICS)
+
+
+def test_a_trajectory_that_is_not_there_says_what_was_expected(tmp_path) -> None:
+    with pytest.raises(
+        TrajectoryError, match=r"gone\.json: no such file, expected a trajectory as JSON or a folder with "
+    ):
+        read_trajectory(str(tmp_path / "gone.json"), INTRINSICS)
+    with pytest.raises(TrajectoryError, match=r"no such file, .* a folder with cameras\.txt and images\.txt"):
+        read_trajectory(str(tmp_path), INTRINSICS)
+
+
+def test_a_folder_of_colmap_is_a_path_that_begins_where_the_source_stands(tmp_path) -> None:
+    path = preset("arc_left", 12, INTRINSICS)[4:]
+    for name, text in zip(("cameras.txt", "images.txt"), write_colmap(path, 64, 64), strict=True):
+        (tmp_path / name).write_text(text)
+    read = read_trajectory(str(tmp_path), INTRINSICS)
+    np.testing.assert_allclose(read.c2w, path.relative_to(path.c2w[0]).c2w, atol=1e-6)
+    assert abs(path.c2w[0] - np.eye(3, 4)).max() > 0.1, "which is elsewhere in COLMAP's world"
+
+
+def test_presets_stretch_whatever_the_span_says() -> None:
+    for span in ("exact", "stretch"):
+        target = target_trajectory(Turn(trajectory="arc_left", span=span), 20, INTRINSICS, [(0, 20)])
+        np.testing.assert_array_equal(target.c2w, preset("arc_left", 20, INTRINSICS).c2w)
+
+
+def test_a_file_may_repeat_in_every_segment(tmp_path) -> None:
+    path = tmp_path / "move.json"
+    path.write_text(write_json(preset("arc_left", 12, INTRINSICS)))
+    turn = Turn(trajectory=str(path), span="segment")
+    target = target_trajectory(turn, 20, INTRINSICS, [(0, 8), (8, 20)])
+    whole = read_trajectory(str(path), INTRINSICS)
+    np.testing.assert_allclose(target.c2w[:8], whole.resampled(8).c2w)
+    np.testing.assert_allclose(target.c2w[8:], whole.c2w)
 
 
 def test_a_path_may_repeat_in_every_segment() -> None:

@@ -67,15 +67,26 @@ def test_a_plainly_moving_camera_is_warned_about_unless_its_path_is_given(plan, 
 
 def test_the_sources_own_path_is_part_of_its_ids_and_must_have_a_pose_per_frame(plan, tmp_path, still) -> None:
     path = tmp_path / "path.json"
-    path.write_text(write_json(preset("arc_left", 40, default_intrinsics(64 / 48))))
+    filmed = preset("arc_left", 50, default_intrinsics(64 / 48))[10:]  # not from where its world begins
+    path.write_text(write_json(filmed))
     with_path = plan([still], source_trajectory=str(path)).chains[0]
     assert not set(with_path.ids) & set(plan([still]).chains[0].ids)
-    np.testing.assert_allclose(with_path.camera.c2w[0], np.eye(3, 4), atol=1e-12)
+    np.testing.assert_allclose(with_path.camera.c2w, filmed.relative_to(filmed.c2w[0]).c2w, atol=1e-6)
     path.write_text(write_json(preset("arc_left", 39, default_intrinsics(64 / 48))))
     [note] = plan([still], source_trajectory=str(path)).notes
     assert note.status == "failed" and "39 poses, expected 40" in note.message
     with pytest.raises(TurnError, match="one source, 2 were given"):
         plan([still, write_clip(tmp_path / "b.mp4", STILL[:20])], source_trajectory=str(path))
+
+
+def test_presets_have_the_sources_lens_and_words_alone_the_camera_of_what_they_edit(plan, still) -> None:
+    words = "{prompt: make it night, input: %s}"
+    made = plan([still], "arc_left", words % "previous", words % "source").chains[0]
+    for target in made.targets:
+        np.testing.assert_array_equal(target.intrinsics, made.camera.intrinsics)
+    assert made.camera.intrinsics[0, 0] != made.camera.intrinsics[0, 1], "which is not that of a square"
+    np.testing.assert_array_equal(made.targets[1].c2w, made.targets[0].c2w)
+    np.testing.assert_array_equal(made.targets[2].c2w, made.camera.c2w)
 
 
 def test_segments_keep_to_the_shots_of_a_file(plan, tmp_path, still) -> None:
@@ -86,6 +97,12 @@ def test_segments_keep_to_the_shots_of_a_file(plan, tmp_path, still) -> None:
     shots.write_text("ten")
     [note] = plan([still], shots=str(shots)).notes
     assert "not a list of shot boundaries" in note.message
+    for wrong in (b"[30.7]", b"[1e999]", b"\xff\xfe"):
+        shots.write_bytes(wrong)
+        [note] = plan([still], shots=str(shots)).notes
+        assert "shots.txt is not a list of shot boundaries" in note.message
+    [note] = plan([still], shots=str(tmp_path)).notes
+    assert "is a folder, expected a file" in note.message
     shots.write_text("[50]")
     [note] = plan([still], shots=str(shots)).notes
     assert "50" in note.message and "still.mp4" in note.message
