@@ -264,8 +264,9 @@ class ClipDataset:
         length = frames - start if length is None else length
         self._check_window(row, start, length, frames)
         frame = height * width * CHANNELS[name].itemsize
+        opened = self._opened(name)
         try:
-            found = self._opened(name)[row].read_range(start * frame, length * frame)
+            found = opened[row].read_range(start * frame, length * frame)
             values: NDArray[Any] = np.frombuffer(found, CHANNELS[name])
             return values.reshape(length, height, width)
         except (OSError, ValueError) as error:
@@ -292,12 +293,13 @@ class ClipDataset:
         """Room for an open file per commit and column beside what else is open: systems begin with 1,024."""
         commits = len(self._dataset.get_fragments())
         needed = (1 + len(CHANNELS)) * commits + 512
+        least = (1 + len(self._handles)) * commits + 64  # for this column beside those that are open
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         unlimited = resource.RLIM_INFINITY
-        if hard != unlimited and hard < commits:
+        if hard != unlimited and hard < least:
             raise StorageError(
-                f"{self.url}: has {commits} files to be open at a time, this process may have {hard}: raise its limit "
-                f"(ulimit -Hn {needed})"
+                f"{self.url}: has {least - 64} files to be open at a time, this process may have {hard}: raise its "
+                f"limit (ulimit -Hn {needed})"
             )
         if soft != unlimited and soft < needed:
             most = needed if hard == unlimited else min(needed, hard)

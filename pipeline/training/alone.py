@@ -34,7 +34,7 @@ from .network import Network, memory_kernels
 from .recipe import Recipe
 from .rendered import Pool, Stage, described, developed, placed, rendered_batches, scene_clips
 from .samples import Corpus
-from .trainer import Trainer
+from .trainer import DivergedError, Trainer
 from .validation import validate, validation_batches, validation_recipe
 
 REPLANNED = 25  # steps after which it is reckoned how many there is time for
@@ -100,9 +100,14 @@ def main() -> None:
             )
         if given.first < 0:
             raise ValueError(f"--first {given.first}, expected the number of a scene, 0 or more")
+        if setup.seed < 0:
+            raise ValueError(f"seed is {setup.seed}, expected 0 or more")
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    run(given, setup, recipe)
+    try:
+        run(given, setup, recipe)
+    except (ValueError, OSError, DivergedError) as error:
+        sys.exit(f"alone: {(str(error).strip().splitlines() or [type(error).__name__])[0]}")
 
 
 def said(lines: Sequence[str], between: str) -> dict[str, Any]:
@@ -137,11 +142,18 @@ def run(given: argparse.Namespace, setup: Setup, recipe: Recipe) -> None:
         pipe = MemoryV2VPipeline.from_pretrained(given.begin)
     else:
         pipe = build_mini(setup.seed, size=setup.model.removeprefix("mini-"))
+    length, vae, multiple = pipe.config.segment_frames, pipe.vae.config, pipe.spec.size_multiple
+    if setup.height % multiple or setup.width % multiple or given.frames < length:
+        raise ValueError(
+            f"clips of {given.frames} frames of {setup.width}x{setup.height}, expected at least {length} frames and "
+            f"multiples of {multiple} pixels: set --frames, height and width"
+        )
     pipe.to(device)
     if setup.compile:
         pipe.transformer.compile_repeated_blocks(dynamic=True)
     network = Network(pipe, None, getattr(torch, setup.precision))
-    trainer = Trainer(network, recipe, setup.seed)
+    taught = dataclasses.replace(recipe, text=recipe.text if given.edits else 0.0).teaches
+    trainer = Trainer(network, recipe, setup.seed, learned=taught)
     checkpoint, model, journal = (given.out / name for name in ("checkpoint.pt", "model", "log.jsonl"))
     given.out.mkdir(parents=True, exist_ok=True)
     planned = recipe.steps
@@ -149,6 +161,7 @@ def run(given: argparse.Namespace, setup: Setup, recipe: Recipe) -> None:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         planned = state.pop("planned", planned)
         trainer.load_state_dict(state)
+        del state  # as large as what is trained
         if trainer.step >= recipe.steps and given.minutes == math.inf:
             print(f"nothing to do: {trainer.step} steps are taken already; for more of them set steps", file=sys.stderr)
             return
@@ -168,7 +181,6 @@ def run(given: argparse.Namespace, setup: Setup, recipe: Recipe) -> None:
         torch.save(trainer.state_dict() | {"planned": trainer.recipe.steps}, part)
         part.replace(checkpoint)
 
-    length, vae = pipe.config.segment_frames, pipe.vae.config
     filming = Filming(
         setup.height, setup.width, given.frames, cameras=4, edits=given.edits, edited_cameras=1,
         rates=(6.0, 12.0, 24.0), channels=("depth",), samples=2, licence="CC0-1.0",

@@ -131,6 +131,7 @@ def test_scenes_of_other_splits_are_left_out(
         ("clip=0", "clip must be more than 0"),
         ("validate_every=0", "validate_every is 0, expected at least 1"),
         ("optimizer=sgd", "optimizer must be muon or adamw, got 'sgd'"),
+        ("seed=-1", "seed is -1, expected 0 or more"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused_in_one_line(
@@ -140,3 +141,27 @@ def test_a_setting_that_makes_no_sense_is_refused_in_one_line(
         here("--out", str(tmp_path / "out"), *TINY, *SHORT, setting)
     assert refused.value.code == 2 and words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["height=20"], "clips of 16 frames of 16x20, expected at least 16 frames and multiples of 8 pixels"),
+        (["--frames=8"], "clips of 8 frames of 16x16, expected at least 16 frames"),
+        (["camera_dropout=0.1"], "camera_dropout: this model places tokens on camera rays and has none without"),
+        (["--begin=nowhere"], "nowhere"),
+        (["--edits=0", "camera=0"], "nothing would be trained"),
+    ],
+)
+def test_what_the_model_cannot_take_is_one_line_before_anything_is_rendered(
+    words: list[str], said: str, tmp_path: Path, here: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alone, "rendered_batches", lambda *_: pytest.fail("scenes are rendered"))
+    with pytest.raises(SystemExit) as refused:
+        here("--out", str(tmp_path / "out"), *TINY, *SHORT, "validation_batches=0", *words)
+    assert said in str(refused.value.code) and "\n" not in str(refused.value.code)
+
+
+def test_words_are_not_learned_where_no_scene_is_edited(tmp_path: Path, here: Callable[..., None]) -> None:
+    here("--out", str(tmp_path), *TINY, *SHORT, "--edits", "0", "steps=1", "validation_batches=0")
+    assert set(MemoryV2VPipeline.from_pretrained(tmp_path / "model").config.learned) == {"camera", "memory"}
