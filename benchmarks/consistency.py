@@ -366,6 +366,7 @@ def table(figures: Figures, methods: Sequence[str]) -> str:
 
 # Pictures.
 
+SAME_COLUMNS = ("turn 1", "invented there", "turn 3 without", "turn 3 with memory", "off without", "off with")
 CAMERA_COLUMNS = ("source", "turn 1", "turn 3 without", "turn 3 with memory", "turn 3, true")
 TEXT_COLUMNS = ("source, first", "edited", "source, last", "last without", "last with memory", "last, true")
 
@@ -377,6 +378,29 @@ def camera_row(case: CameraCase | FootageCase) -> list[np.ndarray | None]:
     if isinstance(case, FootageCase):
         return [case.frames[-1], *made, None]
     return [case.frames[-1].numpy(), *made, case.views[3].frames[2].numpy()]
+
+
+def same_row(case: CameraCase) -> tuple[str, list[np.ndarray | None]]:
+    """What turn 1 shows that the source never saw and turn 3 shows, too; turn 3 looked up there, point by point, and
+    how far it is off (white: not at all, black: a quarter of all grey levels). All else is grey. With a line that says
+    the mean squared errors."""
+    moments, where, mask = max(case.shared(0, 2), key=lambda found: int(found[2].flatten(1).sum(1).max()))
+    number = int(mask.flatten(1).sum(1).argmax())
+    known = mask[number, ..., None]
+    turns = {method: camera_turns(case, method, 0) for method in ("independent", "memory")}
+    first = torch.from_numpy(_pipe.decode(turns["memory"][0])).float()[TIMES[number]] / 255
+    again, off, errors = list[torch.Tensor](), list[torch.Tensor](), list[float]()
+    for made in turns.values():
+        frames = torch.from_numpy(_pipe.decode(made[2])).float() / 255
+        again.append(sampled(frames[list(moments)], where)[number])
+        squared = (again[-1] - first).square().mean(-1, keepdim=True)
+        errors.append(float(squared[known].mean()))
+        off.append((1 - 4 * squared.sqrt()).clamp(0, 1).expand(-1, -1, 3))
+    tiles = [first, *(torch.where(known, each, 0.5) for each in (first, *again, *off))]
+    title = (
+        f"{known.float().mean():.0%} of the picture, mean squared error {errors[0]:.4f} without, {errors[1]:.4f} with"
+    )
+    return title, [(255 * tile).round().to(torch.uint8).numpy() for tile in tiles]
 
 
 def text_row(case: TextCase) -> list[np.ndarray | None]:
@@ -398,14 +422,18 @@ def footage_edit_row(case: FootageCase, instruction: str) -> list[np.ndarray | N
 
 
 def sheet(cases: Sequence[CameraCase], texts: Sequence[TextCase], footage: Sequence[FootageCase], path: str) -> None:
-    """Rendered scenes, then real footage, through camera turns and instructions."""
+    """What turns of rendered scenes have in common; these and real footage through camera turns and instructions."""
     words = [case.edit.instruction for case in texts]
     rows = [text_row(case) for case in texts]
     for case in footage:
         words.append("make it night")
         rows.append(footage_edit_row(case, words[-1]))
+    titles, same = zip(*(same_row(case) for case in cases), strict=True)
     cameras = [camera_row(case) for case in (*cases, *footage)]
-    draw([Section(CAMERA_COLUMNS, cameras), Section(TEXT_COLUMNS, rows, words)], path)
+    draw(
+        [Section(SAME_COLUMNS, same, titles), Section(CAMERA_COLUMNS, cameras), Section(TEXT_COLUMNS, rows, words)],
+        path,
+    )
 
 
 def main() -> None:
