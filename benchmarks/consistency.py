@@ -371,23 +371,27 @@ CAMERA_COLUMNS = ("source", "turn 1", "turn 3 without", "turn 3 with memory", "t
 TEXT_COLUMNS = ("source, first", "edited", "source, last", "last without", "last with memory", "last, true")
 
 
-def camera_row(case: CameraCase | FootageCase) -> list[np.ndarray | None]:
+def compared(case: CameraCase | FootageCase) -> dict[str, list[torch.Tensor]]:
+    """The turns that the pictures compare, by method."""
+    return {method: camera_turns(case, method, 0) for method in ("independent", "memory")}
+
+
+def camera_row(case: CameraCase | FootageCase, turns: dict[str, list[torch.Tensor]]) -> list[np.ndarray | None]:
     """The last frame of the source and of turn 1, and that of turn 3 which looks there again."""
-    memory, alone = camera_turns(case, "memory", 0), camera_turns(case, "independent", 0)
+    alone, memory = turns["independent"], turns["memory"]
     made = [_pipe.decode(memory[0])[-1], _pipe.decode(alone[2])[2], _pipe.decode(memory[2])[2]]
     if isinstance(case, FootageCase):
         return [case.frames[-1], *made, None]
     return [case.frames[-1].numpy(), *made, case.views[3].frames[2].numpy()]
 
 
-def same_row(case: CameraCase) -> tuple[str, list[np.ndarray | None]]:
+def same_row(case: CameraCase, turns: dict[str, list[torch.Tensor]]) -> tuple[str, list[np.ndarray | None]]:
     """What turn 1 shows that the source never saw and turn 3 shows, too; turn 3 looked up there, point by point, and
     how far it is off (white: not at all, black: a quarter of all grey levels). All else is grey. With a line that says
     the mean squared errors."""
     moments, where, mask = max(case.shared(0, 2), key=lambda found: int(found[2].flatten(1).sum(1).max()))
     number = int(mask.flatten(1).sum(1).argmax())
     known = mask[number, ..., None]
-    turns = {method: camera_turns(case, method, 0) for method in ("independent", "memory")}
     first = torch.from_numpy(_pipe.decode(turns["memory"][0])).float()[TIMES[number]] / 255
     again, off, errors = list[torch.Tensor](), list[torch.Tensor](), list[float]()
     for made in turns.values():
@@ -428,8 +432,9 @@ def sheet(cases: Sequence[CameraCase], texts: Sequence[TextCase], footage: Seque
     for case in footage:
         words.append("make it night")
         rows.append(footage_edit_row(case, words[-1]))
-    titles, same = zip(*(same_row(case) for case in cases), strict=True)
-    cameras = [camera_row(case) for case in (*cases, *footage)]
+    turns = [compared(case) for case in (*cases, *footage)]
+    titles, same = zip(*map(same_row, cases, turns), strict=True)  # rendered ones alone: it takes depth
+    cameras = list(map(camera_row, (*cases, *footage), turns))
     draw(
         [Section(SAME_COLUMNS, same, titles), Section(CAMERA_COLUMNS, cameras), Section(TEXT_COLUMNS, rows, words)],
         path,

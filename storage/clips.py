@@ -264,11 +264,12 @@ class ClipDataset:
         length = frames - start if length is None else length
         self._check_window(row, start, length, frames)
         frame = height * width * CHANNELS[name].itemsize
-        opened = self._opened(name)
         try:
-            found = opened[row].read_range(start * frame, length * frame)
+            found = self._opened(name)[row].read_range(start * frame, length * frame)
             values: NDArray[Any] = np.frombuffer(found, CHANNELS[name])
             return values.reshape(length, height, width)
+        except StorageError:  # of too few open files
+            raise
         except (OSError, ValueError) as error:
             raise self._damaged(row, error) from error
 
