@@ -105,7 +105,7 @@ def train(
     data = ClipDataset.open(setup.data)
     clips, unseen = data.clips("train"), data.clips("validation")
     corpus = Corpus(clips, setup.frames, setup.recipe, glimpse=pipe.spec.frames_for(1))
-    network = Network(pipe, setup.attention, getattr(torch, setup.precision))
+    network = Network(pipe, getattr(torch, setup.precision))
     trainer = Trainer(
         network,
         setup.recipe,

@@ -151,7 +151,7 @@ def run(given: argparse.Namespace, setup: Setup, recipe: Recipe) -> None:
     pipe.to(device)
     if setup.compile:
         pipe.transformer.compile_repeated_blocks(dynamic=True)
-    network = Network(pipe, None, getattr(torch, setup.precision))
+    network = Network(pipe, getattr(torch, setup.precision))
     taught = dataclasses.replace(recipe, text=recipe.text if given.edits else 0.0).teaches
     trainer = Trainer(network, recipe, setup.seed, learned=taught)
     checkpoint, model, journal = (given.out / name for name in ("checkpoint.pt", "model", "log.jsonl"))

@@ -25,16 +25,14 @@ class Prediction(NamedTuple):
 class Network(nn.Module):
     """Text encoder and transformer of a pipeline, which stay the pipeline's own.
 
-    attention: "cached" or "joint", None for the model's own. precision: bfloat16 runs the matrix products in it, with
+    precision: bfloat16 runs the matrix products in it, with
     weights, sums and positions in float32.
     """
 
-    def __init__(
-        self, pipe: MemoryV2VPipeline, attention: str | None = None, precision: torch.dtype = torch.float32
-    ) -> None:
+    def __init__(self, pipe: MemoryV2VPipeline, precision: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.transformer, self.text_encoder = pipe.transformer, pipe.text_encoder
-        self.attention, self.precision = attention, precision
+        self.precision = precision
         self._pipe = (pipe,)  # in a tuple, since a pipeline is no module but would be looked through as one
 
     @property
@@ -60,7 +58,6 @@ class Network(nn.Module):
                 text.repeat_interleave(len(noisy) // len(text), dim=0),
                 source=batch.source,
                 memories=batch.memories,
-                attention=self.attention,
                 merge=merge,
                 merge_share=draw.merge_share,
                 memory_kernels=kernels,

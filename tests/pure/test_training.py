@@ -520,7 +520,9 @@ def pixels(windows, length, size=16):
 def test_gradients_reach_every_trained_parameter_over_a_few_draws(attention):
     recipe = Recipe(batch=1, targets=1 if attention == "joint" else 2, memory_dropout=0.1, memory_dropout_text=0.1)
     corpus = Corpus(clips_of(), LENGTH, recipe)
-    trainer = Trainer(Network(build_tiny(), attention), recipe)
+    pipe = build_tiny()
+    pipe.transformer.register_to_config(attention=attention)
+    trainer = Trainer(Network(pipe), recipe)
     untouched = set(trainer.parameters)
     for step in range(16):
         batch = collate(corpus.draw(np.random.default_rng(step)), partial(pixels, size=32))  # large enough to merge
