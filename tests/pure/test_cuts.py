@@ -11,8 +11,10 @@ from pipeline.cuts import AROUND, CHANGE, THUMBNAIL, TIMES, find_cuts
 
 
 def film(*changes: float) -> list[np.ndarray]:
-    """Even frames whose levels change by so much from each to the next, up and down in turn about the middle."""
-    levels = np.cumsum([100.0, *(change * (-1) ** at for at, change in enumerate(changes))])
+    """Even frames whose levels change by so much from each to the next, up from dark ones and down from bright ones."""
+    levels = [100.0]
+    for change in changes:
+        levels.append(levels[-1] + (change if levels[-1] < 128 else -change))
     return [np.full((*THUMBNAIL, 3), level, np.uint8) for level in levels]
 
 
