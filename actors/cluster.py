@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from actors.termination import ends_as_interrupted  # noqa: E402
 
 # The publisher decodes on the kind of device that encoded, or its pictures would differ; it asks for a sliver of one.
 PUBLISHERS_GPU = 0.1
+PATIENCE = 10.0  # seconds for the head of a cluster to answer
 HERE_DIED = "the Ray of this machine has died"  # where `here_is_alive` says no
 
 
@@ -67,6 +69,7 @@ def connect() -> None:
     ClusterError, or ConnectionError where none is there."""
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS") or "local"
+        _answers(address)
         local = {"include_dashboard": False} if address == "local" else {}
         with warnings.catch_warnings():
             # Ray forks only to start its own programs at once; the copy of Lance that warns never runs.
@@ -75,7 +78,19 @@ def connect() -> None:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
             except RayError as error:  # a token that is missing, or another's
                 raise ClusterError(f"the Ray at {address} cannot be joined: {one_line(error)}") from error
+            except SystemExit as ended:  # SIGTERM while Ray had it
+                raise KeyboardInterrupt from ended
     ends_as_interrupted()  # where Ray would leave without a word
+
+
+def _answers(address: str) -> None:
+    """Raise ClusterError where nobody listens at "host:port": Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and "/" not in host and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
+        except (OSError, OverflowError) as error:
+            raise ClusterError(f"no Ray answers at {address} ({error}); check RAY_ADDRESS, or unset it") from error
 
 
 def here_is_alive() -> bool:

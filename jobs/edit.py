@@ -7,23 +7,21 @@ from __future__ import annotations
 
 import dataclasses
 import posixpath
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import fsspec
 import numpy as np
 
 from actors.outcome import Outcome
 from actors.publication import CompareVideo, TurnVideo
-from jobs.chain import Chain
 from jobs.command import DONE, FAILED, UsageError, say, writable_folder
 from jobs.config import EditConfig
 from jobs.model import Model, resolve
 from jobs.plan import Note, Plan, make_plan
 from jobs.progress import Progress, duration
+from jobs.published import compare_video, published_videos, turn_videos
 from jobs.results import count_edits, results, write_results
 from jobs.turn import Turn
 from pipeline.coverage import Sphere
@@ -32,7 +30,7 @@ from storage.library import Library
 from storage.location import absolute
 from storage.publish import video_id_of
 
-PUBLISHED = re.compile(r"turn-\d+-.*\.mp4|compare\.mp4")  # names of the files in a source's folder
+DEFAULT_OWNER = "default"
 
 
 @dataclass
@@ -44,7 +42,7 @@ class EditJob:
     out: str
     config: EditConfig = field(default_factory=EditConfig)
     library: str | None = None
-    owner: str = "default"
+    owner: str = DEFAULT_OWNER
     model: str = "mini"
     limit: int | None = None
     source_trajectory: str | None = None
@@ -57,32 +55,33 @@ def edit(job: EditJob) -> int:
     """Run the job; the exit code: 0 all done, 1 some sources failed. Raises ValueErrors of one line before any work."""
     began = time.time()
     out = writable_folder(job.out, create=not job.dry_run)
+    library_url = library_of(job, out)
+    if job.owner != DEFAULT_OWNER:  # nothing of an owner's is another's
+        out = f"{out}/{job.owner}"
     model = resolve(job.model)
     if not model.spec.trained:
         say(f"model '{job.model}' is untrained: its weights are random and what it makes is noise; all else is real")
     plan = make_plan(
         job.inputs, job.turns or [Turn()] * job.fresh, job.config, model,
-        limit=job.limit, source_trajectory=job.source_trajectory, shots=job.shots,
+        out=out, limit=job.limit, source_trajectory=job.source_trajectory, shots=job.shots,
     )  # fmt: skip
     for note in plan.notes:
         say(f"{'skipped' if note.status == 'failed' else note.status}: {note.message}")
     turns = list(dict.fromkeys(turn for chain in plan.chains for turn in chain.turns))
     for line in unlearned(turns, job.config, model.spec.learned):
         say(f"warning: model '{job.model}' {line}")
-    library_url = library_of(job, out)
     library = _open_library(library_url, job.config, model, create=not job.dry_run)
     if job.fresh and not job.dry_run and library is not None:
         say(f"--fresh forgot {erase(plan, library, out)}")
     committed = {chain.name: library.committed(chain.fingerprint) if library else set() for chain in plan.chains}
     if job.fresh and job.dry_run:
         forgotten = sum(map(len, committed.values()))
-        say(f"--fresh would forget {forgotten} memories and {len(published_videos(plan, out))} videos")
+        say(f"--fresh would forget {forgotten} memories and {len(published_videos(plan.chains, out))} videos")
         committed = {chain.name: set() for chain in plan.chains}
     if job.fresh and not job.turns:  # of sources without turns that was all
         plan.chains = [chain for chain in plan.chains if chain.turns != (Turn(),)]
-        if not plan.chains:
-            return FAILED if plan.failed else DONE
-    _describe(plan, committed, library, job.config, model)
+    if plan.chains or not job.fresh:
+        _describe(plan, committed, library, job.config, model)
     if job.dry_run or library is None:
         return FAILED if plan.failed else DONE
 
@@ -150,64 +149,16 @@ def library_of(job: EditJob, out: str) -> str:
     return f"{absolute(job.library or f'{out}/library').rstrip('/')}/{job.owner}.lance"
 
 
-def turn_videos(chain: Chain, out: str, config: EditConfig) -> list[TurnVideo]:
-    """The files that a chain's turns are published as."""
-    if config.upscale == "source":
-        size = (chain.info.height // 2 * 2, chain.info.width // 2 * 2)
-    else:
-        size = chain.fit.content[2:]
-    return [
-        TurnVideo(
-            url=f"{out}/{chain.name}/turn-{turn + 1:02d}-{instruction.label}.mp4",
-            ids=chain.turn_ids(turn),
-            segments=chain.segments,
-            source=chain.found,
-            fingerprint=chain.fingerprint,
-            identity=chain.identity,
-            fit=chain.fit,
-            size=size,
-            overlap=config.overlap,
-            crf=config.crf,
-            audio=config.audio,
-        )
-        for turn, instruction in enumerate(chain.turns)
-    ]
-
-
-def compare_video(chain: Chain, videos: Sequence[TurnVideo], out: str) -> CompareVideo:
-    labels = tuple(f"{turn + 1} {instruction.label}" for turn, instruction in enumerate(chain.turns))
-    return CompareVideo(f"{out}/{chain.name}/compare.mp4", chain.found, tuple(videos), labels)
-
-
 def erase(plan: Plan, library: Library, out: str) -> str:
     """Forget the plan's sources and what was published of them (`--fresh`). Returns how much that was, for people."""
     count = library.erase([chain.fingerprint for chain in plan.chains])
-    videos = published_videos(plan, out)
+    videos = published_videos(plan.chains, out)
     for filesystem, path in videos:
         filesystem.rm(path)
         folder = posixpath.dirname(path)
         if filesystem.isdir(folder) and not filesystem.ls(folder):
             filesystem.rmdir(folder)
     return f"{count} memories and {len(videos)} videos"
-
-
-def published_videos(plan: Plan, out: str) -> list[tuple[Any, str]]:
-    """(filesystem, path) of all the sources' videos; those of other plans and of other names that the source has had
-    too, since a source's memories go together."""
-    filesystem, root = fsspec.core.url_to_fs(out)
-    names = {chain.digits for chain in plan.chains}
-    with reaching(out):
-        if not filesystem.isdir(root):
-            return []
-        # Listed and not matched: `out` may hold brackets.
-        folders = [each["name"].rstrip("/") for each in filesystem.ls(root, detail=True) if each["type"] == "directory"]
-        found = [
-            (filesystem, path)
-            for folder in folders
-            if posixpath.basename(folder).rpartition("-")[2] in names
-            for path in filesystem.ls(folder, detail=False)
-        ]
-    return [each for each in found if PUBLISHED.fullmatch(posixpath.basename(each[1]))]
 
 
 def _notes(plan: Plan, outcome: Outcome) -> list[Note]:

@@ -13,6 +13,7 @@ import fsspec
 from jobs.chain import Chain
 from jobs.config import ConfigError, EditConfig, parse_size
 from jobs.model import Model
+from jobs.published import is_published
 from jobs.turn import Turn, TurnError, exists, parse_turn, read_trajectory, target_trajectory
 from pipeline.fit import fit
 from pipeline.motion import APART, THUMBNAIL, moves
@@ -51,15 +52,17 @@ def make_plan(
     config: EditConfig,
     model: Model,
     *,
+    out: str = "",
     limit: int | None = None,
     source_trajectory: str | None = None,
     shots: str | None = None,
 ) -> Plan:
     """Look at every source and lay out its chain.
 
-    limit: take the first so many sources. source_trajectory, shots: files about the one source there then is.
+    out: the job's output folder, whose videos a pattern does not take. limit: take the first so many sources.
+    source_trajectory, shots: files about the one source there then is.
     """
-    entries, problems = expand(inputs)
+    entries, problems = expand(inputs, unlike=lambda url: is_published(url, out))
     plan = Plan(notes=[Note("failed", name, f"{name}: {line}") for name, line in problems])
     if limit is not None:
         entries = entries[:limit]

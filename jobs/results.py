@@ -72,7 +72,13 @@ def results(
                 row |= {key: found[key] for key in STORED}
             rows.append(row)
     rows += [dataclasses.asdict(note) for note in notes]
+    for row in rows:  # a file's name may be any bytes
+        row |= {key: _text(row.get(key)) for key in ("source", "video", "message")}
     return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def _text(value: str | None) -> str | None:
+    return value if value is None else value.encode("utf-8", "backslashreplace").decode()
 
 
 def count_edits(table: pa.Table) -> dict[str, int]:

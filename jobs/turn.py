@@ -80,6 +80,8 @@ def parse_turn(spec: str | dict[str, Any]) -> Turn:
     for key, value in spec.items():
         if not isinstance(value, str):
             raise TurnError(f"turn {spec!r} has {key} = {value!r}, expected text")
+        if any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise TurnError(f"turn {spec!r} has half of a character in its {key}: write it whole, in UTF-8")
     turn = Turn(**spec)
     if turn.input not in INPUTS:
         raise TurnError(f"turn {spec!r} has input = {turn.input!r}, expected one of {', '.join(INPUTS)}")
@@ -101,7 +103,7 @@ def exists(url: str) -> bool:
     """Whether there is a file or folder; False too for words that only look like a URL."""
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
-    except (ValueError, ImportError):
+    except (ValueError, ImportError, TypeError):  # TypeError: of a file system that wants to be told more
         return False
     with reaching(url):
         return bool(filesystem.exists(path))

@@ -14,7 +14,9 @@ import io
 import json
 import os
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+import re
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,6 +32,12 @@ VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts
 MANIFESTS = (".jsonl", ".ndjson", ".parquet")
 WEB = ("http://", "https://")  # where a question mark is part of the address
 COLUMNS = ("url", "trajectory", "shots", "turns")
+# File systems that a manifest may name. Not those that lead back to this machine: fsspec takes `c://` for a drive here,
+# and `generic://`, `git://` and others read its files under another name.
+STORES = (
+    "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "hf", "hdfs", "webhdfs",
+    "ftp", "sftp", "ssh", "smb", "memory",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,19 +56,21 @@ class SourceEntry:
 Problem = tuple[str, str]  # the input or "manifest:row", and a line on what is wrong with it
 
 
-def expand(inputs: Sequence[str]) -> tuple[list[SourceEntry], list[Problem]]:
+def expand(
+    inputs: Sequence[str], unlike: Callable[[str], bool] = lambda url: False
+) -> tuple[list[SourceEntry], list[Problem]]:
     """The sources that `inputs` name, in their order, and what could not be expanded.
 
     A file is taken whatever its name; a folder gives the videos in it (by extension, sorted, not below); a pattern what
-    it matches, sorted (`**` any depth of folders). Whether a file really is a video is for storage.video.probe to
-    say."""
+    it matches, sorted (`**` any depth of folders), but for what is `unlike` a source. Whether a file really is a video
+    is for storage.video.probe to say."""
     entries: list[SourceEntry] = []
     problems: list[Problem] = []
     for name in inputs:
         try:
-            for found in _expanded(name):
+            for found in _expanded(name, unlike):
                 (entries if isinstance(found, SourceEntry) else problems).append(found)  # type: ignore[arg-type]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             problems.append((name, "no such file or folder; check the path"))
         except PermissionError:
             problems.append((name, "no permission to read it; change its mode or run as its owner"))
@@ -71,10 +81,11 @@ def expand(inputs: Sequence[str]) -> tuple[list[SourceEntry], list[Problem]]:
     return entries, problems
 
 
-def _expanded(name: str) -> Iterator[SourceEntry | Problem]:
+def _expanded(name: str, unlike: Callable[[str], bool]) -> Iterator[SourceEntry | Problem]:
     path = local_path(name)
     if _is_pattern(name, path):
         matches = sorted(glob.glob(path, recursive=True)) if path is not None else _remote_glob(name)
+        matches = [match for match in matches if not unlike(match)]
         if not matches:
             yield name, "the pattern matches nothing; check it, and quote it for the shell"
         for match in matches:
@@ -91,10 +102,10 @@ def _named(name: str) -> Iterator[SourceEntry | Problem]:
         if not videos:
             yield name, f"no video in this folder; expected files that end in {', '.join(VIDEOS)}"
         yield from (SourceEntry(child) for child in videos)
+    elif path is not None and not stat.S_ISREG(os.stat(path).st_mode):
+        yield name, "is no file, expected a video, a folder or a manifest; what a pipe holds has to be saved first"
     elif name.lower().endswith(MANIFESTS):
         yield from _manifest(name)
-    elif path is not None and not os.path.exists(path):
-        raise FileNotFoundError(name)
     else:
         yield SourceEntry(name)
 
@@ -212,12 +223,17 @@ def _inside(path: Any, column: str, manifest: str) -> str:
         raise ValueError(f"{column} is {path!r}, expected a path or URL as a string")
     if "::" in path:
         raise ValueError(f"{column} {path!r} chains file systems, which a manifest may not; name the file itself")
-    if "://" in path and not path.startswith(("file:", "local:")):
+    store, mark, _ = path.partition("://")
+    if mark and store in STORES:
         return path
     home = manifest.rpartition("/")[0]
     remedy = "put the file into the manifest's folder, or name it on the command line"
     if path.startswith(("file:", "local:", "/", "~")) or os.path.isabs(path):
         raise ValueError(f"{column} {path!r} is an absolute path, which a manifest may not name; {remedy}")
+    if mark and re.fullmatch("[a-zA-Z0-9+.-]*", store):
+        raise ValueError(
+            f"{column} {path!r} names the file system {store!r}, expected a path or one of {', '.join(STORES)}"
+        )
     if ".." in path.replace("\\", "/").split("/"):
         raise ValueError(f"{column} {path!r} climbs out of the manifest's folder with '..'; {remedy}")
     joined = f"{home}/{path}" if home or manifest.startswith("/") else path

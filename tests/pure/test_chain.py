@@ -124,8 +124,17 @@ def test_another_model_source_prompt_or_shot_renames_every_edit() -> None:
     assert not ids & set(chain(PAN, model="n").ids)
     assert not ids & set(chain(PAN, fingerprint="e" * 64).ids)
     assert not ids & set(chain(dataclasses.replace(PAN, prompt="at night")).ids)
+    assert not ids & set(chain(dataclasses.replace(PAN, negative_prompt="blur")).ids)
     assert not ids & set(chain(dataclasses.replace(PAN, input="previous")).ids)
     assert chain(PAN, cuts=(20,)).ids != chain(PAN).ids
+
+
+def test_every_edit_has_a_seed_of_its_own_that_the_plans_seed_decides() -> None:
+    def seeds(seed: int) -> list[int]:
+        made = chain(PAN, ARC, config=EditConfig(seed=seed))
+        return [made.edit(index).seed for index in range(len(made))]
+
+    assert seeds(0) == seeds(0) and len({*seeds(0), *seeds(1)}) == 12
 
 
 def test_a_name_of_a_turn_is_no_part_of_its_ids() -> None:

@@ -15,9 +15,9 @@ from actors.publisher import Publisher
 from actors.setup import Setup
 from jobs.chain import Chain
 from jobs.config import EditConfig
-from jobs.edit import compare_video, turn_videos
 from jobs.model import resolve
 from jobs.plan import make_plan
+from jobs.published import compare_video, turn_videos
 from jobs.turn import parse_turn
 from storage.errors import StorageError
 from storage.library import LibraryError
@@ -61,6 +61,52 @@ def test_an_editor_that_is_warm_and_one_that_is_new_make_the_same_bits(chain, se
         assert (one.id, one.memories, one.scores) == (two.id, two.memories, two.scores)
         assert torch.equal(one.latent, two.latent)
         assert np.array_equal(one.descriptor, two.descriptor)
+
+
+def test_an_editor_that_did_not_look_at_a_segment_looks_where_words_are_to_be_told_of_it(
+    chain, setup, tmp_path
+) -> None:
+    setup = dataclasses.replace(setup, settings=dataclasses.asdict(EditConfig()))
+    warm, cold = Editor(setup), Editor(setup)
+    _, camera = warm.edit(chain.edit(0))
+    assert not camera.descriptor.any(), "views alone rank"
+    text = dataclasses.replace(chain.edit(4), candidates=())
+    [one, two] = (editor.edit(text)[1] for editor in (warm, cold))
+    assert one.descriptor.any() and np.array_equal(one.descriptor, two.descriptor)
+
+
+def test_a_model_is_shown_memories_from_where_and_when_its_segment_begins(chain, setup, monkeypatch) -> None:
+    editor, asked = Editor(setup), []
+
+    class Watched(type(editor.pipe)):
+        def __call__(self, **words):
+            asked.append(words)
+            return super().__call__(**words)
+
+    monkeypatch.setattr(editor.pipe, "__class__", Watched)
+    made = {memory.id: memory for memory in make_all(chain, setup, editor)}
+    for index, words in enumerate(asked):
+        edit = chain.edit(index)
+        into = np.linalg.inv(np.vstack([edit.camera.c2w[0], [0, 0, 0, 1]]))
+        chosen = [made[id] for id in made[edit.id].memories]
+        assert len(words["memories"]) == len(chosen) == min(4, index)
+        for shown, memory in zip(words["memories"], chosen, strict=True):
+            assert torch.equal(shown.latent, memory.latent.float())
+            assert shown.start == memory.start - edit.segment.start
+            np.testing.assert_allclose(shown.trajectory.c2w, into[:3] @ _square(memory.trajectory.c2w), atol=1e-5)
+            assert shown.preceding == (memory.id == edit.preceding)
+        for name, path in (("source_trajectory", edit.camera), ("target_trajectory", edit.target)):
+            np.testing.assert_allclose(words[name].c2w, into[:3] @ _square(path.c2w), atol=1e-5)
+        assert words["generator"].initial_seed() == edit.seed
+        assert (words["prompt"], words["frame_rate"]) == (edit.prompt, edit.rate)
+    assert any(shown.preceding for words in asked[4:] for shown in words["memories"])
+    assert any(shown.start for words in asked for shown in words["memories"])
+    assert np.abs(chain.edit(3).camera.c2w[0] - np.eye(4)[:3]).max() > 0.01, "else nothing had to be moved"
+
+
+def _square(poses: np.ndarray) -> np.ndarray:
+    last = np.broadcast_to([0.0, 0.0, 0.0, 1.0], (len(poses), 1, 4))
+    return np.concatenate([poses, last], axis=1)
 
 
 def other_library(setup: Setup, tmp_path: Path) -> Setup:

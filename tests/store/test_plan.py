@@ -45,6 +45,18 @@ def test_a_still_source_is_cut_into_full_segments_of_the_models_size(plan, still
     assert len(chain) == 6 and len(chain.targets[0]) == 40
 
 
+def test_a_pattern_that_reaches_the_output_folder_takes_none_of_the_jobs_own_videos(plan, tmp_path, still) -> None:
+    out = tmp_path / "edited"
+    for number, name in enumerate(("still-0123/turn-01-pan_right.mp4", "still-0123/compare.mp4", "extra/own.mp4")):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        write_clip(out / name, STILL[: 20 + number], rate=24)
+    made = plan([tmp_path / "**/*.mp4"], out=str(out))
+    assert [chain.url for chain in made.chains] == [f"{out}/extra/own.mp4", still] and made.notes == []
+    [chain] = plan([out / "still-0123/turn-01-pan_right.mp4"], out=str(out)).chains
+    assert chain.info.frames == 20, "named, it is a source as any"
+    assert len(plan([tmp_path / "**/*.mp4"], out=str(tmp_path / "elsewhere")).chains) == 4
+
+
 @pytest.mark.parametrize("name", ["attention", "merge"])
 def test_a_setting_that_the_model_cannot_take_is_refused_before_any_source_is_looked_at(name) -> None:
     published = Model(

@@ -78,9 +78,10 @@ def beeps(path: str) -> list[float]:
     with av.open(path) as container:
         frames = list(container.decode(audio=0))
         sound = np.concatenate([frame.to_ndarray().reshape(-1, *frame.to_ndarray().shape[-1:])[0] for frame in frames])
+        rate = frames[0].sample_rate
         loud = np.flatnonzero(np.abs(sound / np.abs(sound).max()) > 0.3)
-        starts = loud[np.flatnonzero(np.diff(loud, prepend=-10_000) > 4800)]
-        return [float(frames[0].time) - first + start / 48000 for start in starts]
+        starts = loud[np.flatnonzero(np.diff(loud, prepend=-rate) > rate // 10)]
+        return [float(frames[0].time) - first + start / rate for start in starts]
 
 
 @pytest.mark.parametrize(
@@ -113,6 +114,17 @@ def test_sound_that_mp4_does_not_take_as_it_is_becomes_aac(tmp_path):
     write_video(str(tmp_path / "out.mp4"), moving_frames(50), source=probe(path), video_id="x")
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert container.streams.audio[0].codec_context.name == "aac"
+
+
+@pytest.mark.parametrize("rate, written", [(192_000, 96_000), (37_800, 44_100), (6_000, 7_350)])
+def test_sound_at_a_rate_that_aac_does_not_have_is_resampled_in_step(tmp_path, rate, written):
+    path = write_clip(tmp_path / "a.mov", moving_frames(50), audio="pcm_s16le", sound_rate=rate)
+    write_video(str(tmp_path / "out.mp4"), moving_frames(50), source=probe(path), video_id="x")
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        stream = container.streams.audio[0]
+        assert stream.codec_context.sample_rate == written
+        assert float(stream.duration * stream.time_base) == pytest.approx(2.0, abs=0.3)
+    assert beeps(str(tmp_path / "out.mp4")) == pytest.approx(beeps(path), abs=0.03)
 
 
 def test_copied_sound_that_stands_still_is_left_out_until_it_goes_on(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 import fsspec
@@ -96,6 +97,21 @@ def test_what_is_not_there_is_named_and_the_rest_goes_on(folder, tmp_path):
         assert reason in line
 
 
+def test_what_is_unlike_a_source_is_left_out_of_patterns_alone(folder):
+    (folder / "other.mp4").touch()
+    everything = urls(folder / "*.mp4")
+    taken, problems = expand([str(folder / "*.mp4"), str(folder / "b.mp4")], unlike=lambda url: url.endswith("/b.mp4"))
+    assert problems == [] and everything.count(str(folder / "b.mp4")) == 1
+    left = [url for url in everything if not url.endswith("/b.mp4")]
+    assert [entry.url for entry in taken] == [*left, str(folder / "b.mp4")]
+
+
+@pytest.mark.parametrize("name", ["pipe.mp4", "pipe.jsonl"])
+def test_a_pipe_is_no_source_and_nobody_waits_for_it(folder, name):
+    os.mkfifo(folder / name)
+    assert "is no file" in problem(folder / name)
+
+
 def test_manifests_of_both_kinds_say_the_same(folder):
     rows = [
         {"url": "b.mp4", "trajectory": "sub/cam.json", "shots": None, "turns": ["pan_right", "make it night"]},
@@ -172,6 +188,12 @@ def test_a_manifest_in_the_working_folder_or_on_another_file_system_has_its_own_
         ({"url": "b.mp4", "trajectory": "../cam.json"}, "trajectory .* climbs out"),
         ({"url": "b.mp4", "shots": "/shots.txt"}, "shots .* absolute"),
         ({"url": "simplecache::file:///etc/passwd"}, "chains"),
+        ({"url": "c://../../secret.mp4"}, "file system 'c'"),
+        ({"url": "d://etc/passwd"}, "file system 'd'"),
+        ({"url": "generic://file:///etc/passwd"}, "file system 'generic'"),
+        ({"url": "b.mp4", "shots": "git:///srv/repository:shots.txt"}, "shots .* file system 'git'"),
+        ({"url": "FILE:///etc/passwd"}, "file system 'FILE'"),
+        ({"url": "b.mp4", "turns": ["c://../cam.json"]}, "file system 'c'"),
         ({"url": "link.mp4"}, "link out"),
         ({"url": "b.mp4", "prmopt": "x"}, "unknown column 'prmopt'"),
         ({"trajectory": "cam.json"}, "no url"),
