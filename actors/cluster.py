@@ -69,7 +69,7 @@ def connect() -> None:
     ClusterError, or ConnectionError where none is there."""
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS") or "local"
-        _answers(address)
+        answers(address)
         local = {"include_dashboard": False} if address == "local" else {}
         with warnings.catch_warnings():
             # Ray forks only to start its own programs at once; the copy of Lance that warns never runs.
@@ -78,12 +78,17 @@ def connect() -> None:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
             except RayError as error:  # a token that is missing, or another's
                 raise ClusterError(f"the Ray at {address} cannot be joined: {one_line(error)}") from error
+            except (ConnectionError, ValueError):
+                raise
+            except Exception as error:  # of no class of its own where a node does not come up in time
+                busy = "the machine may be busy: run the same command again"
+                raise ClusterError(f"Ray did not start at {address}: {one_line(error)}; {busy}") from error
             except SystemExit as ended:  # SIGTERM while Ray had it
                 raise KeyboardInterrupt from ended
     ends_as_interrupted()  # where Ray would leave without a word
 
 
-def _answers(address: str) -> None:
+def answers(address: str) -> None:
     """Raise ClusterError where nobody listens at "host:port": Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if host and "/" not in host and port.isdigit():

@@ -27,9 +27,9 @@ from actors.setup import Setup
 from jobs import demo
 from jobs.chain import Chain
 from jobs.config import EditConfig
-from jobs.edit import compare_video, turn_videos
 from jobs.model import Model, resolve
 from jobs.plan import make_plan
+from jobs.published import compare_video, turn_videos
 from jobs.turn import parse_turn
 from pipeline.memory_pipeline import MemoryV2VPipeline, MemoryVideo
 from pipeline.trajectory import Trajectory, default_intrinsics, preset

@@ -25,7 +25,7 @@ from storage.video import VideoInfo
 
 # Raise it when our own code, or the image network of pipeline.descriptor, changes what a latent is: the ids of all
 # earlier edits then no longer match.
-CHAIN_VERSION = 7
+CHAIN_VERSION = 8
 LONGEST_STEM, DIGITS = 100, 16  # of a folder's name: file systems take 255 bytes
 
 
@@ -40,8 +40,9 @@ class Chain:
     """All edits of one source under one plan: turn-major, every edit the child of the one before it.
 
     identity: what the file looked like when its fingerprint was taken (storage.video.identity).
-    camera: the source's own trajectory. targets: where every turn's camera goes (for a text turn, its input's own
-    trajectory). frames: of every segment, as the model sees it.
+    camera: the source's own trajectory. placed: whether it was given, and so how shots lie to one another.
+    targets: where every turn's camera goes (for a text turn, its input's own trajectory). frames: of every segment, as
+    the model sees it.
     """
 
     info: VideoInfo
@@ -55,6 +56,7 @@ class Chain:
     targets: tuple[Trajectory, ...]
     config: EditConfig
     model: str
+    placed: bool = False
 
     @property
     def url(self) -> str:
@@ -91,7 +93,7 @@ class Chain:
     def ids(self) -> tuple[str, ...]:
         """Id of every edit, in order."""
         config, ids = bits_of(self.config), []
-        root = {"fingerprint": self.fingerprint, "camera": self.camera.digest}
+        root = {"fingerprint": self.fingerprint, "camera": self.camera.digest, "placed": self.placed}
         parent: dict[str, Any] = {"source": root}
         for turn, target, prompt in zip(self.turns, self.targets, self.prompts, strict=True):
             instruction = {
@@ -125,6 +127,11 @@ class Chain:
         turn, segment, ids = self.turns[t], self.segments[s], self.ids
         same_turn = ids[t * len(self.segments) : index]
         by_descriptor = turn.trajectory is None
+        # After a cut nothing goes on from before it, and where the camera went is known only if it was given.
+        pool = same_turn if by_descriptor and self.config.text_memories == "same_turn" else ids[:index]
+        if by_descriptor or not self.placed:
+            shots = (self.segments[number % len(self.segments)].shot for number in range(index - len(pool), index))
+            pool = tuple(id for id, shot in zip(pool, shots, strict=True) if shot == segment.shot)
         opens = next(number for number, each in enumerate(self.segments) if each.shot == segment.shot)
         return Edit(
             id=ids[index],
@@ -145,8 +152,8 @@ class Chain:
             negative_prompt=turn.negative_prompt,
             input=ids[index - len(self.segments)] if turn.input == "previous" and t > 0 else "",
             by="descriptor" if by_descriptor else "coverage",
-            candidates=same_turn if by_descriptor and self.config.text_memories == "same_turn" else ids[:index],
-            preceding=same_turn[-1] if same_turn else "",
+            candidates=pool,
+            preceding=same_turn[-1] if opens < s else "",
             opening=same_turn[opens] if opens < s else "",
             seed=int(ids[index][:15], 16),
         )

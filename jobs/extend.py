@@ -50,14 +50,15 @@ def extend(job: ExtendJob) -> int:
     url = f"{out}/{NAME}"
     asked = metadata(scenes, model, config)
     data = begun(url, asked, bits_of(ExtendConfig()))
-    there = data.scenes() if data else set()
+    there = data.scenes() if data is not None else set()
     tasks = [task for task in pairs if task.scene not in there]
     if not model.spec.trained:
         say(f"model '{job.model}' is untrained: its weights are random and what it adds is noise; all else is real")
     _describe(tasks, len(there), job, out)
     if job.dry_run:
         return DONE
-    data = data or ClipDataset.create(url, asked)
+    if data is None:
+        data = ClipDataset.create(url, asked)
     extending = Extending(scenes.url, model.folder, model.digest, config.extension, config.k)
     return DONE if make(tasks, extending, config, data, len(there), out) else FAILED
 

@@ -84,7 +84,9 @@ def parser() -> argparse.ArgumentParser:
         "--source-trajectory", metavar="FILE", help="how the source's own camera moves (default: it stands still)"
     )
     edit.add_argument(
-        "--shots", metavar="FILE", help="first frames of the source's shots after the first (default: one shot)"
+        "--shots",
+        metavar="FILE",
+        help="first frames of the source's shots after the first; 'auto' finds hard cuts (default: one shot)",
     )
     edit.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
     edit.add_argument("--fresh", action="store_true", help="forget all that was made of these videos and begin anew")

@@ -15,14 +15,15 @@ from jobs.config import ConfigError, EditConfig, parse_size
 from jobs.model import Model
 from jobs.published import is_published
 from jobs.turn import Turn, TurnError, exists, parse_turn, read_trajectory, target_trajectory
+from pipeline import cuts
 from pipeline.fit import fit
 from pipeline.motion import APART, THUMBNAIL, moves
 from pipeline.segments import segments
 from pipeline.trajectory import PRESETS, Trajectory, default_intrinsics
 from storage.errors import reading
 from storage.fingerprint import file_digest
-from storage.sources import SourceEntry, expand
-from storage.video import VideoInfo, check_unchanged, identified, probe, read_frames
+from storage.sources import FOUND, SourceEntry, expand
+from storage.video import VideoInfo, check_unchanged, identified, iter_frames, probe, read_frames
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,13 @@ def make_plan(
     """Look at every source and lay out its chain.
 
     out: the job's output folder, whose videos a pattern does not take. limit: take the first so many sources.
-    source_trajectory, shots: files about the one source there then is.
+    source_trajectory, shots: files about the one source there then is; shots may be FOUND, then for all.
     """
     entries, problems = expand(inputs, unlike=lambda url: is_published(url, out))
     plan = Plan(notes=[Note("failed", name, f"{name}: {line}") for name, line in problems])
     if limit is not None:
         entries = entries[:limit]
-    if (source_trajectory or shots) and len(entries) > 1:
+    if (source_trajectory or shots not in (None, FOUND)) and len(entries) > 1:
         flag = "--source-trajectory" if source_trajectory else "--shots"
         raise TurnError(f"{flag} describes one source, {len(entries)} were given: use a manifest with a column for it")
 
@@ -134,7 +135,7 @@ def _check_once(
     for turn in turns:
         if turn.trajectory is not None and turn.trajectory not in PRESETS:
             read_trajectory(turn.trajectory, intrinsics, turn.camera)
-    for url in (source_trajectory, shots):
+    for url in (source_trajectory, shots if shots != FOUND else None):
         if url is not None and not exists(url):
             raise ConfigError(f"{url} is not there: check the path")
 
@@ -155,8 +156,7 @@ def _chain(
         raise TurnError(f"{entry.url} has no turns: give them in its manifest row, or --turn for all")
     spec = model.spec
     length = config.segment_frames or spec.segment_frames
-    cuts = _read_shots(shots, info) if shots else ()
-    windows = segments(info.frames, length, config.overlap, cuts)
+    windows = segments(info.frames, length, config.overlap, _read_shots(shots, info) if shots else ())
     frame = fit((info.height, info.width), config.fit, parse_size(config.size), spec.area, spec.size_multiple)
     camera, warnings = _camera(info, trajectory, turns)
     spans = [(window.keep, window.stop) for window in windows]  # frames that each is the first to have
@@ -185,6 +185,7 @@ def _chain(
         targets=tuple(seen(target) for target in targets),
         config=config,
         model=model.digest,
+        placed=trajectory is not None,
     )
     check_unchanged(entry.url, known)
     return chain, warnings
@@ -218,18 +219,21 @@ def _plainly_moves(info: VideoInfo) -> bool:
 
 
 def _read_shots(url: str, info: VideoInfo) -> tuple[int, ...]:
-    """First frames of every shot but the first: a JSON list, or numbers separated by white space or commas."""
+    """First frames of every shot but the first: a JSON list, or numbers separated by white space or commas; FOUND for
+    where hard cuts are found."""
+    if url == FOUND:
+        return cuts.find_cuts(iter_frames(info.url, cuts.THUMBNAIL))
     with reading(url), fsspec.open(url, "rb") as file:
         content = file.read()
     try:
         text = content.decode()
         numbers = json.loads(text) if text.lstrip().startswith("[") else text.replace(",", " ").split()
-        cuts = tuple(int(number) for number in numbers)
-        if any(isinstance(number, float) and number != cut for number, cut in zip(numbers, cuts, strict=True)):
+        starts = tuple(int(number) for number in numbers)
+        if any(isinstance(number, float) and number != start for number, start in zip(numbers, starts, strict=True)):
             raise ValueError
     except (ValueError, TypeError, OverflowError):
         raise ValueError(f"{url} is not a list of shot boundaries, expected frame numbers such as 30 76 137") from None
-    return tuple(cut for cut in cuts if cut)
+    return tuple(start for start in starts if start)
 
 
 def _one_line(error: BaseException) -> str:

@@ -53,7 +53,7 @@ def synthesize(job: SynthesizeJob) -> int:
     out = writable_folder(job.out, create=not job.dry_run)
     url = f"{out}/{NAME}"
     data = begun(url, metadata(config), bits_of(SynthesizeConfig()))
-    there = data.scenes() if data else set()
+    there = data.scenes() if data is not None else set()
     tasks: list[SceneTask | PieceTask] = [
         SceneTask(seed) for seed in range(config.seed, config.seed + job.scenes) if seed not in there
     ]
@@ -61,12 +61,13 @@ def synthesize(job: SynthesizeJob) -> int:
     for name, line in footage.problems.items():
         say(f"skipped: {line if name in line else f'{name}: {line}'}")
     tasks += [piece for piece in footage.pieces if piece.scene not in there]
-    if data:
+    if data is not None:
         _check_licence(data, {piece.scene for piece in footage.pieces} & there, config.licence)
     _describe(job, filming, tasks, len(there), out)
     if job.dry_run:
         return FAILED if footage.problems else DONE
-    data = data or ClipDataset.create(url, metadata(config), filming.channels)
+    if data is None:
+        data = ClipDataset.create(url, metadata(config), filming.channels)
     whole = make(tasks, filming, config, data, len(there), out)
     return DONE if whole and not footage.problems else FAILED
 

@@ -5,6 +5,9 @@ candidates: a few points on every pixel's ray, at depths that the network says, 
 memories show them. The network says how likely each candidate is, the noisy target what speaks for it, and the
 result is their mean. What is remembered comes back as it was, for the price of a lookup.
 
+Where target and source share their rays, the source shows all there is, and when. What a memory of another moment
+shows there may have moved on since: in use it is not copied then, and says how things look by its tokens alone.
+
 Letters in shapes as in `lookup`, and V videos, N tokens of the target, D width of the model. For models that predict
 the clean sample and know rays.
 """
@@ -26,37 +29,50 @@ from .outlines import DECIDED, Outlines, outlined
 from .seams import seamless
 from .tokenizers import unpatchify
 
+MOMENT = 1e-3  # seconds: frames nearer than that in time are of one moment
 DEPTHS = (1.5, 12.0)  # metres along the optical axis: where the points of a ray begin, the first and the last
 
 
 @dataclass(frozen=True, eq=False)
 class Sight(Paths):
     """Paths through a video, and what it shows. frames (B, T, C, 2 H - 1, 2 W - 1): for every frame of the target the
-    nearest in time, `fine`."""
+    nearest in time, `fine`. counts (B, T): whether it may be copied."""
 
     frames: torch.Tensor
+    counts: torch.Tensor
 
 
-def sights(target: ConditioningVideo, videos: Sequence[ConditioningVideo | None]) -> list[Sight | None]:
-    """One for each video; None where there is none. A video may have fewer rows than the target, as `forward` says."""
+def sights(
+    target: ConditioningVideo, videos: Sequence[ConditioningVideo | None], outlines: Outlines | None = None
+) -> list[Sight | None]:
+    """One for each video, the source's place first; None where there is none to copy. A video may have fewer rows than
+    the target, as `forward` says. outlines: of `outlines_of`, for rows that share their rays with the source."""
     with torch.autocast(target.latent.device.type, enabled=False):  # positions are never rounded
-        return _sights(target, videos)
+        return _sights(target, videos, outlines)
 
 
-def _sights(target: ConditioningVideo, videos: Sequence[ConditioningVideo | None]) -> list[Sight | None]:
+def _sights(
+    target: ConditioningVideo, videos: Sequence[ConditioningVideo | None], outlines: Outlines | None
+) -> list[Sight | None]:
     origins, rays = rays_of(target)
     found: list[Sight | None] = []
-    for video in videos:
+    for place, video in enumerate(videos):
         if video is None:
             found.append(None)
             continue
         assert target.times is not None and video.times is not None
         row = torch.arange(len(rays), device=rays.device) // (len(rays) // len(video.latent))
-        nearest = (target.times[:, :, None] - video.times[row][:, None]).abs().argmin(-1)  # (B, T)
+        away, nearest = (target.times[:, :, None] - video.times[row][:, None]).abs().min(-1)  # (B, T)
+        counts = torch.ones_like(away, dtype=torch.bool)
+        if place and outlines is not None:
+            counts = ~outlines.shared[:, None] | (away < MOMENT)
+            if not counts.any():
+                found.append(None)
+                continue
         paths = paths_through(origins, rays, video, nearest)
         # A video of another time is looked at in one frame or two.
         used, where = (row[:, None] * video.times.shape[1] + nearest).unique(return_inverse=True)
-        found.append(Sight(**vars(paths), frames=fine(framewise(video.latent)[used])[where]))
+        found.append(Sight(**vars(paths), frames=fine(framewise(video.latent)[used])[where], counts=counts))
     return found
 
 
@@ -132,6 +148,7 @@ class Copying(nn.Module):
             for score, sight in zip(videos, seen, strict=False):
                 if sight is not None:
                     where, inside = project(sight, depths)
+                    inside &= sight.counts.view(-1, 1, 1, 1)
                     candidates.append(look(sight.frames.flatten(0, 1), where))
                     score = score + self._evidence(noisy, candidates[-1], level)
                     scores.append(score.masked_fill(~inside, -torch.inf))

@@ -312,14 +312,14 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         outlines: Outlines | None = None
         if self.copying is not None:
             videos = self._copied(source, memories, cache)
-            if not raw:
-                look = partial(sights, target_video, videos)
-                seen = look() if cache is None else cache.once("seen", look)
-            if not raw and not self.training:  # there every frame is taught what it makes up
+            if not raw and not self.training:  # there every frame is taught what it makes up, and all may be copied
                 lead = partial(leading, target_video)
                 leaders = lead() if cache is None else cache.once("leaders", lead)
                 outline = partial(outlines_of, target_video, videos[0])
                 outlines = outline() if cache is None else cache.once("outlines", outline)
+            if not raw:
+                look = partial(sights, target_video, videos, outlines)
+                seen = look() if cache is None else cache.once("seen", look)
         temb, modulation, embedded, image = self.condition_embedder(
             timestep, encoder_hidden_states, encoder_hidden_states_image
         )

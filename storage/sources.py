@@ -32,6 +32,7 @@ VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts
 MANIFESTS = (".jsonl", ".ndjson", ".parquet")
 WEB = ("http://", "https://")  # where a question mark is part of the address
 COLUMNS = ("url", "trajectory", "shots", "turns")
+FOUND = "auto"  # in the place of a file of shots: they are looked for
 # File systems that a manifest may name. Not those that lead back to this machine: fsspec takes `c://` for a drive here,
 # and `generic://`, `git://` and others read its files under another name.
 STORES = (
@@ -42,9 +43,9 @@ STORES = (
 
 @dataclass(frozen=True)
 class SourceEntry:
-    """One source to edit. url: a path or fsspec URL. trajectory, shots: paths or URLs of files, or None.
-    turns: the entry's own turns (strings or mappings), or None for those of the command. row: "manifest:row", where it
-    is of one."""
+    """One source to edit. url: a path or fsspec URL. trajectory, shots: paths or URLs of files, or None; shots may be
+    FOUND. turns: the entry's own turns (strings or mappings), or None for those of the command. row: "manifest:row",
+    where it is of one."""
 
     url: str
     trajectory: str | None = None
@@ -199,7 +200,11 @@ def _entry(row: Any, manifest: str) -> SourceEntry:
         wrong = [turn for turn in turns if not isinstance(turn, (str, Mapping))]
         if wrong:
             raise ValueError(f"turn {wrong[0]!r} is neither a string nor a mapping")
-    urls = {column: _inside(row[column], column, manifest) for column in COLUMNS[:3] if row.get(column)}
+    urls = {
+        column: FOUND if column == "shots" and row[column] == FOUND else _inside(row[column], column, manifest)
+        for column in COLUMNS[:3]
+        if row.get(column)
+    }
     return SourceEntry(**urls, turns=None if turns is None else tuple(_turn(turn, manifest) for turn in turns))
 
 

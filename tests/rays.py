@@ -49,4 +49,6 @@ def run(layer: Copying, target: ConditioningVideo, videos, sigma=1.0, own=None, 
     with torch.no_grad():
         leaders = leading(target) if lead else None
         said = layer.said(states, target.latent.shape[2:])
-        return layer(own, *said, target.latent, torch.full((rows,), sigma), sights(target, videos), leaders, outlines)
+        return layer(
+            own, *said, target.latent, torch.full((rows,), sigma), sights(target, videos, outlines), leaders, outlines
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -178,11 +179,41 @@ def test_a_source_is_forgotten_with_all_its_videos_whatever_it_was_called_and_wi
     code, said = run(renamed, *TURNS, out=out, model=tiny_model)
     assert code == 0 and "0 edits made" in said
     assert sorted(path.name.rpartition("-")[0] for path in out.glob("*-*")) == ["clip", "renamed"]
+    [folder] = out.glob("clip-*")
+    (folder / ".turn-01-pan_right.mp4.0123456789ab.partial").touch()  # as a killed publisher leaves
     code, said = run(renamed, "--fresh", "--dry-run", out=out, model=tiny_model)
-    assert code == 0 and "--fresh would forget 9 memories and 8 videos" in said and "plan:" not in said
+    assert code == 0 and "--fresh would forget 9 memories and 9 videos" in said and "plan:" not in said
     code, said = run(renamed, "--fresh", out=out, model=tiny_model)
-    assert code == 0 and "--fresh forgot 9 memories and 8 videos" in said
+    assert code == 0 and "--fresh forgot 9 memories and 9 videos" in said
     assert not list(out.glob("*-*")) and not latents(out, tiny_model)
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["sources"] == {"done": 0, "failed": 0} and table(out) == ([], []), "also of what was only forgotten"
+
+
+def test_nothing_of_an_owners_is_anothers(edited, tiny_model, tmp_path, monkeypatch) -> None:
+    out = tmp_path / "copy"
+    shutil.copytree(edited.out, out)
+    before = files(out)
+    monkeypatch.setattr("jobs.edit._run", lambda *_: Outcome())
+    code, said = run(edited.clip, *TURNS, "--owner", "bob", out=out, model=tiny_model)
+    assert code == 1 and "0 edits done, 9 to do" in said and "0 of 1 videos done" in said
+    assert json.loads((out / "summary.json").read_text())["edits"] == {"done": 9}
+    assert json.loads((out / "bob/summary.json").read_text())["edits"] == {"left": 9}
+    [theirs] = [out / "bob" / edited.folder.name]
+    shutil.copytree(edited.folder, theirs)
+    code, said = run(edited.clip, "--owner", "bob", "--fresh", out=out, model=tiny_model)
+    assert code == 0 and "--fresh forgot 0 memories and 4 videos" in said
+    assert files(out) == before and not theirs.exists()
+
+
+def test_a_name_that_is_no_text_has_its_results_too(edited, tiny_model, tmp_path, monkeypatch) -> None:
+    odd = os.path.join(os.fsencode(tmp_path), b"\xff.mp4")
+    shutil.copy(edited.clip, odd)
+    monkeypatch.setattr("jobs.edit._run", lambda *_: Outcome())
+    code, _ = run(os.fsdecode(odd), *TURNS, out=tmp_path / "out", model=tiny_model)
+    assert code == 1
+    rows, notes = table(tmp_path / "out")
+    assert {row["source"] for row in [*rows, *notes]} == {f"{tmp_path}/\\udcff.mp4"}
 
 
 def test_of_a_manifest_a_fresh_start_forgets_all_and_edits_only_what_has_turns(edited, tiny_model, tmp_path) -> None:

@@ -164,6 +164,15 @@ def test_a_data_set_made_otherwise_is_not_gone_on_with(made: Made) -> None:
         lance.dataset(str(made.out / "clips.lance")).update_schema_metadata({"memory_v2v.generator": "1"})
 
 
+def test_a_run_that_ended_before_its_first_scene_goes_on(ray_cluster, tmp_path: Path, monkeypatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("jobs.synthesize.make", lambda *_: False)
+        code, _ = run("--scenes", "1", *SMALL, out=tmp_path)
+    assert code == 1 and len(ClipDataset.open(str(tmp_path / "clips.lance"))) == 0
+    code, said = run("--scenes", "1", *SMALL, out=tmp_path)
+    assert code == 0, said
+
+
 def test_a_data_set_older_than_a_setting_is_gone_on_with_at_its_default(tmp_path: Path) -> None:
     ClipDataset.create(str(tmp_path / "clips.lance"), {"generator": "1", "config": OLD})
     code, said = run("--scenes", "3", "--dry-run", out=tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -12,15 +13,15 @@ import psutil
 import pytest
 import ray
 
-from actors.cluster import ClusterError, Places, places, training_device
+from actors.cluster import ClusterError, Places, answers, places, training_device
 from actors.run import Run, SourceWork
 from actors.scheduler import Scheduler
 from actors.setup import Setup
 from jobs.chain import Chain
 from jobs.config import EditConfig
-from jobs.edit import compare_video, turn_videos
 from jobs.model import resolve
 from jobs.plan import make_plan
+from jobs.published import compare_video, turn_videos
 from jobs.turn import parse_turn
 from storage.publish import video_id_of
 from tests.generated import moving_frames, write_clip
@@ -163,6 +164,18 @@ def test_a_cluster_without_room_is_refused_with_what_is_missing() -> None:
         places(1, 1, [])
     with pytest.raises(ClusterError, match="ask for fewer"):
         places(500, 1, [{"CPU": 2.0}])
+
+
+def test_an_address_at_which_nobody_listens_is_named_at_once_and_others_are_rays_to_look_up() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ClusterError, match=f"no Ray answers at {address} .*check RAY_ADDRESS"):
+            answers(address)
+        taken.listen()
+        answers(address)
+    for other in ("local", "auto", "ray://127.0.0.1:1"):
+        answers(other)
 
 
 def test_a_training_is_where_the_cluster_has_gpus_and_takes_no_more_processes_than_these() -> None:

@@ -175,6 +175,29 @@ def test_the_opening_of_an_edit_is_the_first_segment_of_its_shot_in_its_own_turn
             assert plan.edit(turn * count + s).opening == ("" if opens == s else ids[opens])
 
 
+@given(
+    cuts=st.sets(st.integers(1, FRAMES - 1), min_size=1, max_size=4),
+    memories=st.sampled_from(["same_turn", "all_turns"]),
+    placed=st.booleans(),
+)
+def test_after_a_cut_nothing_is_remembered_from_before_it_but_views_of_a_camera_whose_path_is_known(
+    cuts, memories, placed
+) -> None:
+    config = EditConfig(text_memories=memories)
+    plan = chain(PAN, Turn(prompt="at night"), ARC, config=config, cuts=sorted(cuts), length=8)
+    plan = dataclasses.replace(plan, placed=placed)
+    count = len(plan.segments)
+    for index in range(len(plan)):
+        edit, s = plan.edit(index), index % count
+        before = range(index - s, index) if edit.by == "descriptor" and memories == "same_turn" else range(index)
+        if not placed or edit.by == "descriptor":
+            before = [each for each in before if plan.segments[each % count].shot == edit.segment.shot]
+        assert list(edit.candidates) == [plan.ids[each] for each in before]
+        goes_on = s and plan.segments[s - 1].shot == edit.segment.shot
+        assert edit.preceding == (plan.ids[index - 1] if goes_on else "")
+    assert not set(plan.ids) & set(dataclasses.replace(plan, placed=not placed).ids)
+
+
 def test_a_turn_without_a_prompt_keeps_the_one_in_force_until_it_is_cleared() -> None:
     plan = chain(PAN, Turn(prompt="at night"), ARC, dataclasses.replace(TILT, prompt=""), PAN)
     assert plan.prompts == ("", "at night", "at night", "", "")

@@ -15,6 +15,7 @@ from pipeline.lookup import CELL, fine, halved, look, project
 from pipeline.memory_cache import MemoryCache
 from pipeline.memory_pipeline import MemoryV2VPipeline
 from pipeline.mini import TRANSFORMER
+from pipeline.outlines import outlines_of
 from pipeline.scenes import random_scene, render
 from pipeline.scenes.correspondence import correspondence
 from pipeline.training.objective import depth_error
@@ -30,6 +31,36 @@ def test_from_the_same_camera_a_video_comes_back_whole_whatever_the_depth():
         result = run(head(depth=depth, choose=0), target, [known])
         # between the middles of the outermost cells, where their places are interpolated and not held
         assert torch.allclose(result[..., 1:-1, 1:-1], known.latent[..., 1:-1, 1:-1], atol=1e-3)
+
+
+def test_where_the_source_shows_all_a_memory_is_copied_from_only_of_the_same_moment():
+    stays, moves = camera(0.0, 0.0, 0.0), camera(0.01, 0.0, 0.0)
+    source, own = video(stays, seed=1), video(stays, seed=2).latent
+    later, part, same = (video(stays, start=start, seed=3) for start in (FRAMES / 12, 2 / 12, 0.0))
+    layer = head(videos=2, depth=3.0, choose=1)  # the memory, wherever it may be
+    for target, memory, copied in (
+        (video(stays), same, (0, 1, 2, 3)),
+        (video(stays), part, (2, 3)),  # its first frames are the target's last
+        (video(stays), later, ()),
+        (video(moves), later, (0, 1, 2, 3)),  # what lies beyond the source's view is nowhere else
+    ):
+        outlines = outlines_of(target, source)
+        sight = sights(target, [source, memory], outlines)[1]
+        found = () if sight is None else tuple(np.flatnonzero(sight.counts[0]))
+        assert found == copied
+        result = run(layer, target, [source, memory], 0.7, own, outlines=outlines)
+        alone = run(layer, target, [source, None], 0.7, own, outlines=outlines)
+        differ = (result - alone).abs().amax((0, 1, 3, 4)) > 0.1
+        assert tuple(np.flatnonzero(differ)) == copied
+        assert sights(target, [source, memory])[1].counts.all(), "in training all are"
+
+
+def test_every_row_of_a_batch_knows_for_itself_what_it_may_copy():
+    stays, moves = camera(0.0, 0.0, 0.0), camera(0.01, 0.0, 0.0)
+    source, memory = (video(camera(0.0, 0.0, 0.0, rows=2), start=start) for start in (0.0, 1.0))
+    target = video(torch.cat([stays, moves, moves, stays]))
+    sight = sights(target, [source, memory], outlines_of(target, source))[1]
+    assert sight.counts.all(1).tolist() == sight.counts.any(1).tolist() == [False, True, True, False]
 
 
 def test_points_lie_where_the_exact_correspondence_of_a_scene_says():

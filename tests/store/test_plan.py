@@ -101,6 +101,18 @@ def test_presets_have_the_sources_lens_and_words_alone_the_camera_of_what_they_e
     np.testing.assert_array_equal(made.targets[2].c2w, made.camera.c2w)
 
 
+def test_hard_cuts_are_found_where_that_is_asked_for_of_one_source_or_of_many(plan, tmp_path) -> None:
+    clips = []
+    for name, cut in (("one", 11), ("two", 25)):
+        frames = np.concatenate([STILL[:cut], 255 - STILL[cut:]])
+        clips.append(write_clip(tmp_path / f"{name}.mp4", frames, rate=24))
+    made = plan(clips, shots="auto")
+    starts = [{segment.shot: segment.start for segment in reversed(chain.segments)} for chain in made.chains]
+    assert starts == [{0: 0, 1: 11}, {0: 0, 1: 25}]
+    (tmp_path / "rows.jsonl").write_text('{"url": "one.mp4", "shots": "auto"}\n{"url": "two.mp4"}')
+    assert [chain.segments[-1].shot for chain in plan([tmp_path / "rows.jsonl"]).chains] == [1, 0]
+
+
 def test_segments_keep_to_the_shots_of_a_file(plan, tmp_path, still) -> None:
     shots = tmp_path / "shots.txt"
     shots.write_text("0 10\n30")
