@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import posixpath
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from jobs.published import compare_video, published_videos, turn_videos
 from jobs.results import count_edits, results, write_results
 from jobs.turn import Turn
 from pipeline.coverage import Sphere
+from pipeline.spec import ModelSpec
 from storage.errors import reaching
 from storage.library import Library
 from storage.location import absolute
@@ -68,7 +70,7 @@ def edit(job: EditJob) -> int:
     for note in plan.notes:
         say(f"{'skipped' if note.status == 'failed' else note.status}: {note.message}")
     turns = list(dict.fromkeys(turn for chain in plan.chains for turn in chain.turns))
-    for line in unlearned(turns, job.config, model.spec.learned):
+    for line in unlearned(turns, job.config, model.spec):
         say(f"warning: model '{job.model}' {line}")
     library = _open_library(library_url, job.config, model, create=not job.dry_run)
     if job.fresh and not job.dry_run and library is not None:
@@ -128,9 +130,9 @@ def edit(job: EditJob) -> int:
 # ---- the parts
 
 
-def unlearned(turns: Sequence[Turn], config: EditConfig, learned: Sequence[str]) -> list[str]:
+def unlearned(turns: Sequence[Turn], config: EditConfig, spec: ModelSpec) -> list[str]:
     """What these turns ask of a model that its weights were not trained for."""
-    lines = []
+    lines, learned = [], spec.learned
     if "camera" not in learned and (moves := [turn.label for turn in turns if turn.trajectory]):
         lines.append(
             f"has not learned to move the camera: {moves[0]} will look like its source; fine-tune it on cameras"
@@ -139,6 +141,9 @@ def unlearned(turns: Sequence[Turn], config: EditConfig, learned: Sequence[str])
         lines.append("has not learned instructions: what a prompt asks for will not be done; fine-tune it on text")
     if "memory" not in learned and config.k:
         lines.append("has not learned to look at memories: fine-tune it (tune=paper), or set k=0")
+    words = {word for turn in turns for word in re.findall(r"[^\W\d_]+", (turn.prompt or "").lower())}
+    if spec.words and (others := sorted(words - spec.words)):
+        lines.append(f"has few words, and not {', '.join(others)}: what it makes of them need not be what they say")
     return lines
 
 

@@ -36,7 +36,7 @@ from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 from .codec import PixelCodec, codec_of
 from .memory_cache import MemoryCache
 from .pixels import Codec
-from .spec import LEARNED, ModelSpec, compression_of
+from .spec import LEARNED, ModelSpec, compression_of, words_of
 from .text_encoder import WordEncoder
 from .trajectory import Trajectory, default_intrinsics
 from .transformer import ConditioningVideo, MemoryWanTransformer3DModel
@@ -163,7 +163,8 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
     @property
     def spec(self) -> ModelSpec:
         """The shapes it takes and its defaults."""
-        return ModelSpec.of(self.config, self.transformer.config, compression_of(self.vae.config))
+        words = words_of(self.tokenizer.get_vocab()) if isinstance(self.text_encoder, WordEncoder) else frozenset()
+        return ModelSpec.of(self.config, self.transformer.config, compression_of(self.vae.config), words)
 
     def encode(self, frames: np.ndarray | torch.Tensor) -> torch.Tensor:
         """(T, H, W, 3) uint8 to the normalised latent (C, T', H', W') float32."""

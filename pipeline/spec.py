@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ class ModelSpec:
     compression: (temporal, spatial) pixels per latent. patch: (T, H, W) latents per token. segment_frames: frames of
     one edit. area: pixels of a frame it is meant for. steps: denoising steps. trained: False while the weights are
     random. learned: which of LEARNED they were trained for. caches: its conditioning can be computed once (a source
-    that is as noisy as the target cannot). merges: it has a compressor for memory frames.
+    that is as noisy as the target cannot). merges: it has a compressor for memory frames. words: those that
+    it has tokens for, where these are few; none where it reads any.
     """
 
     compression: tuple[int, int]
@@ -31,9 +32,16 @@ class ModelSpec:
     learned: tuple[str, ...]
     caches: bool
     merges: bool
+    words: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, pipeline: Mapping[str, Any], transformer: Mapping[str, Any], compression: tuple[int, int]) -> ModelSpec:
+    def of(
+        cls,
+        pipeline: Mapping[str, Any],
+        transformer: Mapping[str, Any],
+        compression: tuple[int, int],
+        words: frozenset[str] = frozenset(),
+    ) -> ModelSpec:
         """From the configurations of a MemoryV2VPipeline and its transformer."""
         return cls(
             compression=compression,
@@ -45,14 +53,18 @@ class ModelSpec:
             learned=tuple(pipeline.get("learned", LEARNED)),  # models of before it was said
             caches=transformer["source"] != "tokens" or transformer["source_modulation"] != "target",
             merges=transformer["merge"] == "merge",
+            words=words,
         )
 
     @classmethod
     def read(cls, folder: str | Path) -> ModelSpec:
         """From a folder in diffusers' layout. Raises OSError, KeyError, ValueError where it is none of ours."""
         read = lambda name: json.loads((Path(folder) / name).read_text())  # noqa: E731
-        vae = read("vae/config.json")
-        return cls.of(read("model_index.json"), read("transformer/config.json"), compression_of(vae))
+        vae, words = read("vae/config.json"), frozenset[str]()
+        encoder = Path(folder) / "text_encoder/config.json"
+        if encoder.exists() and json.loads(encoder.read_text()).get("_class_name") == "WordEncoder":
+            words = words_of(read("tokenizer/tokenizer.json")["model"]["vocab"])
+        return cls.of(read("model_index.json"), read("transformer/config.json"), compression_of(vae), words)
 
     @property
     def size_multiple(self) -> int:
@@ -66,6 +78,11 @@ class ModelSpec:
         latent = -(-(frames - 1) // self.compression[0]) + 1
         latent = -(-latent // self.patch[0]) * self.patch[0]
         return 1 + self.compression[0] * (latent - 1)
+
+
+def words_of(tokens: Iterable[str]) -> frozenset[str]:
+    """The words among the tokens of `text_encoder.word_tokenizer`, and its single letters."""
+    return frozenset(token for token in tokens if token.isalpha())
 
 
 def compression_of(vae: Mapping[str, Any]) -> tuple[int, int]:

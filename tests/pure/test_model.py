@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,17 @@ def test_both_sizes_of_mini_can_begin_untrained():
     ],
 )
 def test_what_a_model_was_not_trained_for_is_said(learned: tuple[str, ...], turns: list[str], said: list[str]) -> None:
-    lines = unlearned([parse_turn(turn) for turn in turns], EditConfig(), learned)
+    spec = replace(resolve("mini").spec, learned=learned, words=frozenset())
+    lines = unlearned([parse_turn(turn) for turn in turns], EditConfig(), spec)
     assert len(lines) == len(said) and all(part in line for line, part in zip(lines, said, strict=True))
-    assert not any("memories" in line for line in unlearned([], EditConfig(k=0), learned))
+    assert not any("memories" in line for line in unlearned([], EditConfig(k=0), spec))
+
+
+def test_words_that_a_model_of_few_words_does_not_have_are_named():
+    spec = resolve("mini").spec
+    known, other = parse_turn("turn the red cylinder blue"), parse_turn("prompt: Turn the bikes, and the Bed, blue!")
+    assert unlearned([known, parse_turn("pan_right")], EditConfig(), spec) == []
+    [line] = unlearned([known, other], EditConfig(), spec)
+    assert "has few words, and not and, bed, bikes: " in line
+    assert "cylinder" in spec.words
+    assert unlearned([other], EditConfig(), replace(spec, words=frozenset())) == []
