@@ -21,6 +21,7 @@ from pipeline.fit import Fit
 from pipeline.segments import Segment
 from pipeline.trajectory import Trajectory
 from storage.location import absolute
+from storage.sources import WEB
 from storage.video import VideoInfo
 
 # Raise it when our own code, or the image network of pipeline.descriptor, changes what a latent is: the ids of all
@@ -66,7 +67,8 @@ class Chain:
     def name(self) -> str:
         """Folder of the source's results: its stem and so many digits of its fingerprint that no two sources of a
         corpus share them."""
-        stem = posixpath.splitext(posixpath.basename(self.url.replace("\\", "/")))[0]
+        url = self.url.partition("?")[0] if self.url.startswith(WEB) else self.url
+        stem = posixpath.splitext(posixpath.basename(url.replace("\\", "/")))[0]
         stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", stem)[:LONGEST_STEM].strip("._-")
         return f"{stem or 'source'}-{self.digits}"
 

@@ -116,7 +116,7 @@ class Library:
 
     def compact(self, keep: timedelta = KEEP) -> None:
         """Join small fragments, bring the index up to date, drop versions older than `keep`. Readers may go on."""
-        self._dataset.checkout_latest()
+        self._latest()
         self._dataset.optimize.compact_files(target_rows_per_fragment=SMALL)
         if sum(fragment.count_rows() < LARGE for fragment in self._dataset.get_fragments()) >= MANY:
             self._dataset.optimize.compact_files(target_rows_per_fragment=LARGE, max_source_rows=2 * LARGE)
@@ -130,7 +130,7 @@ class Library:
 
     def loose(self) -> int:
         """How many fragments `compact` would join, of either tier. Looks at the manifest alone."""
-        self._dataset.checkout_latest()
+        self._latest()
         rows = [fragment.count_rows() for fragment in self._dataset.get_fragments()]
         middling = sum(count < LARGE for count in rows)
         return middling if middling >= MANY else sum(count < SMALL for count in rows)
@@ -144,7 +144,7 @@ class Library:
         if not sources:
             return 0
         with alone(self.url, "nothing was erased"):
-            self._dataset.checkout_latest()
+            self._latest()
             count = self._dataset.delete(_among("source", sources))["num_deleted_rows"]
             # Again even where nothing was deleted: an erasure may have been cut off before the bytes were gone.
             self._dataset.optimize.compact_files(
@@ -158,13 +158,13 @@ class Library:
 
     def committed(self, source: str) -> set[str]:
         """Ids of a source's memories."""
-        self._dataset.checkout_latest()
+        self._latest()
         rows = self._dataset.to_table(columns=["id"], filter=_of(source))
         return set(rows["id"].to_pylist())
 
     def holds(self, ids: Collection[str]) -> set[str]:
         """Which of `ids` are committed."""
-        self._dataset.checkout_latest()
+        self._latest()
         rows = self._dataset.to_table(columns=["id"], filter=_among("id", ids))
         return set(rows["id"].to_pylist())
 
@@ -202,18 +202,18 @@ class Library:
 
     def rows(self, source: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """These columns, or all but the latents, of one source or of all, for tables and reports."""
-        self._dataset.checkout_latest()
+        self._latest()
         wanted = list(columns or [name for name in self._dataset.schema.names if name != "latent"])
         return self._dataset.to_table(columns=wanted, filter=None if source is None else _of(source))
 
     def __len__(self) -> int:
-        self._dataset.checkout_latest()
+        self._latest()
         return int(self._dataset.count_rows())
 
     def _rows(self, ids: Sequence[str], columns: Sequence[str], where: str) -> pa.Table:
         """Rows in the order of `ids` from the latest version. Reopens once where one is not found: a version that was
         listed a moment ago may have been compacted away since."""
-        self._dataset.checkout_latest()
+        self._latest()
         for reopened in (False, True):
             if reopened:
                 self._reopen()
@@ -232,6 +232,15 @@ class Library:
             f"library {self.url} lacks {len(missing)} of {len(ids)} memories, the first is {missing[0]}; they were "
             "erased or belong to another library: run the same command again to make them anew"
         )
+
+    def _latest(self) -> None:
+        """Look at the newest version from now on."""
+        try:
+            self._dataset.checkout_latest()
+        except (ValueError, OSError) as error:
+            raise fault(
+                self.url, "cannot be read any more", error, "restore it, or run the same command again"
+            ) from error
 
     def _check_sphere(self) -> None:
         """Another run may have rebuilt the coverage since this was opened, where there are no locks, or since the run

@@ -216,6 +216,8 @@ def test_the_folder_of_a_source_tells_its_stem_and_its_fingerprint() -> None:
     assert chain(PAN).name == "my_clip-ffffffffffffffff"
     long = dataclasses.replace(chain(PAN), info=dataclasses.replace(INFO, url="é" * 250 + ".mp4"))
     wide = dataclasses.replace(chain(PAN), info=dataclasses.replace(INFO, url="x" * 250 + ".mp4"))
+    signed = dataclasses.replace(INFO, url="https://store.example/my%20clip.mp4?key=a/b/c&signature=d.e")
+    assert dataclasses.replace(chain(PAN), info=signed).name == "my_20clip-ffffffffffffffff"
     assert long.name == "source-ffffffffffffffff" and wide.name == "x" * 100 + "-ffffffffffffffff"
 
 

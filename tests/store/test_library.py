@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 import torch
 
 from pipeline.coverage import Sphere, coverage
+from storage.errors import StorageFault
 from storage.library import SCHEMA_VERSION, Library, LibraryError
 from storage.lock import in_use
 from storage.memory import numbers
@@ -488,3 +490,12 @@ def test_opening_a_library_reads_none_of_its_rows(url, library, monkeypatch):
     for name in ("scanner", "to_table", "take", "count_rows"):
         monkeypatch.setattr(lance.LanceDataset, name, None)
     assert Library.open(url, **PLACE, create=False).sphere == SPHERE
+
+
+def test_a_library_that_is_deleted_while_it_is_open_is_named_in_one_line(library, url):
+    library.commit([a_memory("e")])
+    shutil.rmtree(url)
+    for ask in (lambda: library.committed("s"), library.rows, lambda: library.read([edit_id("e")])):
+        with pytest.raises(StorageFault, match=f"^{url}: cannot be read any more .*; restore it, or run") as failed:
+            ask()
+        assert "\n" not in str(failed.value) and ".rs" not in str(failed.value)
