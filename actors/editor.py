@@ -49,7 +49,7 @@ class Editor:
         self.pipe.transformer.set_attention_backend("native")
         self.library = setup.open_library()
         self._readers: OrderedDict[tuple[str, tuple[int, int]], Reader] = OrderedDict()
-        self._sources: OrderedDict[tuple[Any, ...], tuple[torch.Tensor, np.ndarray]] = OrderedDict()
+        self._sources: OrderedDict[tuple[Any, ...], tuple[torch.Tensor, np.ndarray | None]] = OrderedDict()
 
     def ready(self) -> str:
         """The host's name, once the model is loaded."""
@@ -67,14 +67,15 @@ class Editor:
         looks = bool(edit.prompt) or edit.by == "descriptor" or self.settings["text_memories"] == "all_turns"
         source, descriptor = None, np.zeros(DIMENSION, np.float32)
         if looks or not edit.input:
-            source, descriptor = self._source(edit, looks)
+            source, seen = self._source(edit, edit.segment.start, edit.segment.stop, looks)
+            descriptor = descriptor if seen is None else seen
         choices = self._retrieve(edit, descriptor)
         # One read for the chosen memories and, where a turn edits the last turn's result, its latent.
         wanted = [choice.id for choice in choices] + ([edit.input] if edit.input else [])
         read = {memory.id: memory for memory in self.library.read(wanted, edit.source)}
         if edit.input:
             source = read[edit.input].latent.float()
-        origin = edit.camera.c2w[0]
+        origin, copied = edit.camera.c2w[0], self.pipe.transformer.config.copied_videos - 1
         latent = self.pipe(
             source=source,
             source_trajectory=edit.camera.relative_to(origin),
@@ -85,8 +86,9 @@ class Editor:
                     trajectory=read[choice.id].trajectory.relative_to(origin),
                     start=read[choice.id].start - edit.segment.start,
                     preceding=choice.id == edit.preceding,
+                    source=self._made_from(edit, read[choice.id]) if rank < copied else None,
                 )
-                for choice in choices
+                for rank, choice in enumerate(choices)
             ],
             prompt=edit.prompt,
             negative_prompt=edit.negative_prompt,
@@ -126,19 +128,28 @@ class Editor:
         )
         return {"id": edit.id, "seconds": seconds, "memories": len(choices)}, memory
 
-    def _source(self, edit: Edit, looks: bool) -> tuple[torch.Tensor, np.ndarray]:
-        """Latent of the segment's own frames, the last one repeated up to what the codec takes, and their descriptor,
-        or zeros where nobody looks."""
-        key = (edit.source, edit.segment.start, edit.segment.stop, edit.frames, edit.fit, looks)
-        if key not in self._sources:
-            frames = edit.fit.apply(self._reader(edit.url, edit.fit.resize).read(edit.segment.start, edit.segment.stop))
-            frames = np.concatenate([frames, np.repeat(frames[-1:], edit.frames - len(frames), axis=0)])
-            descriptor = describe(frames) if looks else np.zeros(DIMENSION, np.float32)
-            self._sources[key] = self.pipe.encode(frames), descriptor
+    def _source(self, edit: Edit, start: int, stop: int, looks: bool) -> tuple[torch.Tensor, np.ndarray | None]:
+        """Latent of a segment's own frames, the last one repeated up to what the codec takes, and their descriptor,
+        or None where nobody looks."""
+        key = (edit.source, start, stop, edit.fit)
+        known = self._sources.get(key)
+        if known is None or (looks and known[1] is None):
+            frames = edit.fit.apply(self._reader(edit.url, edit.fit.resize).read(start, stop))
+            missing = self.pipe.spec.frames_for(len(frames)) - len(frames)
+            frames = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
+            known = self._sources[key] = self.pipe.encode(frames), describe(frames) if looks else None
             if len(self._sources) > KEPT_SEGMENTS:
                 self._sources.popitem(last=False)
         self._sources.move_to_end(key)
-        return self._sources[key]
+        return known
+
+    def _made_from(self, edit: Edit, memory: Memory) -> torch.Tensor | None:
+        """What a memory of the same turn was made from, where the turn keeps its input's camera."""
+        if edit.by != "descriptor" or memory.turn != edit.turn:
+            return None
+        if edit.inputs:
+            return self.library.read([edit.inputs[memory.segment]], edit.source)[0].latent.float()
+        return self._source(edit, memory.start, memory.stop, looks=False)[0]
 
     def _reader(self, url: str, size: tuple[int, int]) -> Reader:
         if (url, size) not in self._readers:

@@ -230,7 +230,8 @@ def text_segments(case: TextCase, method: str, seed: int, known: np.ndarray) -> 
                 past = slice(16 * index, 16 * index + 16)
                 latent = _pipe.encode(case.wanted[past]) if method == "truth" else made[index]
                 path: Trajectory = case.path[past].relative_to(origin)
-                shown.append(MemoryVideo(latent, path, past.start - part.start, preceding=index == segment - 1))
+                source = _pipe.encode(case.source[past])
+                shown.append(MemoryVideo(latent, path, past.start - part.start, index == segment - 1, source))
         made.append(
             _pipe(
                 source=case.source[part],

@@ -34,7 +34,8 @@ class ConditioningVideo:
     frame of reference shared by all videos of the call, or None where the task knows no cameras. intrinsics:
     (B, T, 4) divided by the frame's size, for models that see rays. times: (B, T) signed seconds from the target's
     first frame, for models with frustum positions. preceding: the memory just before the target in time, which
-    takes the source's range of positions where no source tokens do (text tasks).
+    takes the source's range of positions where no source tokens do (text tasks). source: like latent, of a memory made
+    with its source's camera, what it was made from (see `copying`).
     """
 
     latent: torch.Tensor
@@ -42,6 +43,7 @@ class ConditioningVideo:
     intrinsics: torch.Tensor | None = None
     times: torch.Tensor | None = None
     preceding: bool = False
+    source: torch.Tensor | None = None
 
 
 def choice(name: str, value: str, choices: Sequence[str]) -> str:
@@ -77,6 +79,11 @@ def check(
             )
         if len(target) % len(latent) or (attention == "joint" and len(target) != len(latent)):
             raise ValueError(f"{name} has {len(latent)} rows in its batch, expected the target's {len(target)}")
+        if video.source is not None and (video.source.shape, video.source.dtype) != (latent.shape, latent.dtype):
+            raise ValueError(
+                f"{name} was made from a latent of {tuple(video.source.shape)} {video.source.dtype}, expected its own "
+                f"{tuple(latent.shape)} {latent.dtype}"
+            )
         for known, each in (("poses", (3, 4)), ("intrinsics", (4,)), ("times", ())):
             found, expected = getattr(video, known), (len(latent), latent.shape[2], *each)
             if found is not None and found.shape != expected:

@@ -6,7 +6,7 @@ memories show them. The network says how likely each candidate is, the noisy tar
 result is their mean. What is remembered comes back as it was, for the price of a lookup.
 
 Where target and source share their rays, the source shows all there is, and when. What a memory of another moment
-shows there may have moved on since: in use it is not copied then, and says how things look by its tokens alone.
+shows there may have moved on since: in use it is a candidate as far as the source looked then as it looks now.
 
 Letters in shapes as in `lookup`, and V videos, N tokens of the target, D width of the model. For models that predict
 the clean sample and know rays.
@@ -29,24 +29,24 @@ from .outlines import DECIDED, Outlines, outlined
 from .seams import seamless
 from .tokenizers import unpatchify
 
-MOMENT = 1e-3  # seconds: frames nearer than that in time are of one moment
+UNCHANGED = 0.1  # units of the latent: a source that looks otherwise by far more shows something else by now
 DEPTHS = (1.5, 12.0)  # metres along the optical axis: where the points of a ray begin, the first and the last
 
 
 @dataclass(frozen=True, eq=False)
 class Sight(Paths):
     """Paths through a video, and what it shows. frames (B, T, C, 2 H - 1, 2 W - 1): for every frame of the target the
-    nearest in time, `fine`. counts (B, T): whether it may be copied."""
+    nearest in time, `fine`. Behind these, where it is `dated`, what they were made from, 2 C channels in all."""
 
     frames: torch.Tensor
-    counts: torch.Tensor
+    dated: bool
 
 
 def sights(
     target: ConditioningVideo, videos: Sequence[ConditioningVideo | None], outlines: Outlines | None = None
 ) -> list[Sight | None]:
-    """One for each video, the source's place first; None where there is none to copy. A video may have fewer rows than
-    the target, as `forward` says. outlines: of `outlines_of`, for rows that share their rays with the source."""
+    """One for each video, the source's place first; None where there is none. A video may have fewer rows than the
+    target, as `forward` says. outlines: of `outlines_of`, for rows that share their rays with the source."""
     with torch.autocast(target.latent.device.type, enabled=False):  # positions are never rounded
         return _sights(target, videos, outlines)
 
@@ -56,23 +56,20 @@ def _sights(
 ) -> list[Sight | None]:
     origins, rays = rays_of(target)
     found: list[Sight | None] = []
-    for place, video in enumerate(videos):
+    for video in videos:
         if video is None:
             found.append(None)
             continue
         assert target.times is not None and video.times is not None
         row = torch.arange(len(rays), device=rays.device) // (len(rays) // len(video.latent))
-        away, nearest = (target.times[:, :, None] - video.times[row][:, None]).abs().min(-1)  # (B, T)
-        counts = torch.ones_like(away, dtype=torch.bool)
-        if place and outlines is not None:
-            counts = ~outlines.shared[:, None] | (away < MOMENT)
-            if not counts.any():
-                found.append(None)
-                continue
+        nearest = (target.times[:, :, None] - video.times[row][:, None]).abs().argmin(-1)  # (B, T)
+        shown, dated = video.latent, False
+        if outlines is not None and video.source is not None:
+            shown, dated = torch.cat([shown, video.source], dim=1), True
         paths = paths_through(origins, rays, video, nearest)
         # A video of another time is looked at in one frame or two.
         used, where = (row[:, None] * video.times.shape[1] + nearest).unique(return_inverse=True)
-        found.append(Sight(**vars(paths), frames=fine(framewise(video.latent)[used])[where], counts=counts))
+        found.append(Sight(**vars(paths), frames=fine(framewise(shown)[used])[where], dated=dated))
     return found
 
 
@@ -148,9 +145,14 @@ class Copying(nn.Module):
             for score, sight in zip(videos, seen, strict=False):
                 if sight is not None:
                     where, inside = project(sight, depths)
-                    inside &= sight.counts.view(-1, 1, 1, 1)
-                    candidates.append(look(sight.frames.flatten(0, 1), where))
-                    score = score + self._evidence(noisy, candidates[-1], level)
+                    found = look(sight.frames.flatten(0, 1), where)
+                    if sight.dated:
+                        assert outlines is not None
+                        found, then = found.chunk(2, dim=1)
+                        changed = _over_cells(framewise(outlines.shown)[:, :, None] - then) / (2 * UNCHANGED**2)
+                        score = score - changed * outlines.shared.repeat_interleave(frames).view(-1, 1, 1, 1)
+                    candidates.append(found)
+                    score = score + self._evidence(noisy, found, level)
                     scores.append(score.masked_fill(~inside, -torch.inf))
             shares = finer(torch.cat(scores, dim=1).softmax(dim=1)).split([len(each[0]) for each in scores], dim=1)
             parts = [(share[:, None] * each).sum(dim=2) for share, each in zip(shares, candidates, strict=True)]
@@ -181,8 +183,13 @@ class Copying(nn.Module):
     def _evidence(self, noisy: torch.Tensor, candidate: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         """(BT, J, h, w): log-likelihood of the noisy target, (1 - sigma) x + sigma noise, if x were the candidate."""
         weight, spread = self.evidence.exp().unbind()
-        error = torch.addcmul(noisy[:, :, None], level[:, None] - 1, candidate)
-        error = torch.linalg.vecdot(error, error, dim=1)
-        # The mean over cells; torch's own pooling takes five times as long on a CPU.
-        error = sum(error[..., row::CELL, column::CELL] for row in range(CELL) for column in range(CELL)) / CELL**2
+        error = _over_cells(torch.addcmul(noisy[:, :, None], level[:, None] - 1, candidate))
         return -weight * error / (2 * (level**2 + ((1 - level) * spread) ** 2))
+
+
+def _over_cells(errors: torch.Tensor) -> torch.Tensor:
+    """(N, C, P, H, W) to (N, P, h, w): squared, summed over channels, the mean over cells."""
+    squared = torch.linalg.vecdot(errors, errors, dim=1)
+    # torch's own pooling takes five times as long on a CPU.
+    parts = [squared[..., row::CELL, column::CELL] for row in range(CELL) for column in range(CELL)]
+    return sum(parts[1:], parts[0]) / CELL**2

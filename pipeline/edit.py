@@ -19,7 +19,8 @@ class Edit:
     rate: frames per second of the source.
     camera, target: trajectories of the input and of the result, `frames` poses each, in the source's world, with
         intrinsics as seen in the model's frame.
-    input: id of the edit whose latent is edited; "" edits the source's own frames.
+    input: id of the edit whose latent is edited; "" edits the source's own frames. inputs: the same of all segments of
+        this turn up to this one, or () for the source's own.
     by: what the memories are ranked by, `coverage` (camera turns) or `descriptor` (text turns).
     candidates: ids of the ancestors that memories may come from. preceding: the one just before this segment, or "".
     opening: the one of this turn that opens the segment's shot, or "". In a text turn these two are the first memories:
@@ -43,6 +44,7 @@ class Edit:
     prompt: str
     negative_prompt: str
     input: str
+    inputs: tuple[str, ...] = field(repr=False)
     by: str
     candidates: tuple[str, ...] = field(repr=False)
     preceding: str

@@ -52,12 +52,15 @@ class MemoryVideo:
     trajectory: its camera relative to this segment's first source camera, one pose per frame; None without cameras.
     start: signed frames from this segment's first frame to the memory's first.
     preceding: this is the segment just before, which text models place nearer than other memories.
+    source: like latent, of an edit that kept its source's camera, what it was made from. A model that copies leaves
+        what has moved since; without it a later instruction on that camera may repeat what moved.
     """
 
     latent: torch.Tensor
     trajectory: Trajectory | None = None
     start: int = 0
     preceding: bool = False
+    source: torch.Tensor | None = None
 
 
 @dataclass
@@ -431,6 +434,13 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             name = f"memory {rank}"
             self._check_latent(name, memory.latent)
             size = tuple(memory.latent.shape[2:])
+            if memory.source is not None:
+                self._check_latent(f"source of {name}", memory.source)
+                if memory.source.shape != memory.latent.shape:
+                    raise ValueError(
+                        f"source of {name} must be like its latent, {tuple(memory.latent.shape)}, got "
+                        f"{tuple(memory.source.shape)}"
+                    )
             if size != tuple(shape[2:]):
                 raise ValueError(
                     f"{name} must have the target's latent size {tuple(shape[2:])}, got {size}: "
@@ -508,12 +518,16 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         self, video: MemoryVideo, lens: np.ndarray, frame_rate: float, device: torch.device, dtype: torch.dtype
     ) -> ConditioningVideo:
         # A fresh copy even where nothing is converted: the alignment of foreign memory shows in a result's last bits.
-        latent = video.latent[None].to(device, dtype, copy=True, memory_format=torch.contiguous_format)
+        latent, source = (
+            None if each is None
+            else each[None].to(device, dtype, copy=True, memory_format=torch.contiguous_format)
+            for each in (video.latent, video.source)
+        )  # fmt: skip
         trajectory = video.trajectory
         if trajectory is None and self.transformer.config.positions == "frustum":
             trajectory = Trajectory.static(self._frames_of(video.latent), lens)
         view = self._view(trajectory, video.start, frame_rate, device)
-        return ConditioningVideo(latent, **view, preceding=video.preceding)  # type: ignore[arg-type]
+        return ConditioningVideo(latent, **view, preceding=video.preceding, source=source)  # type: ignore[arg-type]
 
     def _view(
         self, trajectory: Trajectory | None, start: int, frame_rate: float, device: torch.device | str

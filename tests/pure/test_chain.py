@@ -206,7 +206,8 @@ def test_a_turn_without_a_prompt_keeps_the_one_in_force_until_it_is_cleared() ->
 def test_a_turn_on_the_previous_result_edits_that_turns_latent_of_the_same_segment_and_from_its_camera() -> None:
     plan = chain(PAN, dataclasses.replace(ARC, input="previous"))
     assert plan.edit(0).input == ""
-    assert plan.edit(4).input == plan.ids[1]
+    assert plan.edit(4).input == plan.ids[1] and plan.edit(4).inputs == plan.ids[:2]
+    assert plan.edit(0).inputs == ()
     assert plan.edit(4).camera.digest == plan.edit(1).target.digest
     first = chain(dataclasses.replace(ARC, input="previous"))
     assert first.edit(0).input == "", "the first turn has only the source to edit"

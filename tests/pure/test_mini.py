@@ -151,8 +151,8 @@ def test_an_instruction_on_real_footage_lets_go_on_what_moves_whatever_is_rememb
         ).latents  # fmt: skip
 
     first, later = (read_frames(str(clips / "bigbuckbunny.mp4"), at, at + 16, size=(32, 56)) for at in (0, 48))
-    memory = MemoryVideo(edited(first, []), still, start=-48)
-    for shown, least in (([memory], 0.93), ([], 0.94)):  # between them the hare gets up: 0.70, were it copied
+    memory = MemoryVideo(edited(first, []), still, start=-48, source=pipe.encode(first))
+    for shown, least in (([memory], 0.88), ([], 0.94)):  # between them the hare gets up: 0.71, were it copied
         made = pipe.decode(edited(later, shown)).mean(-1)
         alike = [np.corrcoef(one.ravel(), two.ravel())[0, 1] for one, two in zip(made, later.mean(-1), strict=True)]
         assert np.mean(alike) > least

@@ -104,6 +104,42 @@ def test_a_model_is_shown_memories_from_where_and_when_its_segment_begins(chain,
     assert np.abs(chain.edit(3).camera.c2w[0] - np.eye(4)[:3]).max() > 0.01, "else nothing had to be moved"
 
 
+@pytest.mark.parametrize("given", ["at night", "{prompt: at night, input: previous}"])
+def test_a_model_that_copies_is_told_what_memories_of_a_text_turn_were_made_from(
+    given, tiny_model, setup, tmp_path, monkeypatch
+) -> None:
+    clip = write_clip(tmp_path / "longer.mp4", moving_frames(64, 48, 64), rate=24)
+    [chain] = make_plan([clip], [parse_turn("pan_right"), parse_turn(given)], CONFIG, resolve(tiny_model)).chains
+    editor, asked = Editor(setup), []
+
+    class Watched(type(editor.pipe)):
+        def __call__(self, **words):
+            asked.append(words)
+            return super().__call__(**words)
+
+    made = make_all(chain, setup, editor)
+    monkeypatch.setattr(editor.pipe, "__class__", Watched)
+    monkeypatch.setattr(
+        editor.pipe.transformer, "_internal_dict", editor.pipe.transformer.config | {"copied_videos": 3}
+    )
+    count = len(chain.segments)
+    assert count == 4
+    for index in (count - 1, 2 * count - 1):
+        editor.edit(chain.edit(index))
+    camera, text = ([memory.source for memory in words["memories"]] for words in asked)
+    assert camera == [None] * 3, "its source is seen from elsewhere"
+    inputs = made[:count]
+    for source, segment in zip(text, (count - 2, 0, None), strict=False):  # the one before, and the opening
+        if segment is None:
+            assert source is None, "not copied from"
+        elif "previous" in given:
+            assert torch.equal(source, inputs[segment].latent.float())
+        else:
+            part = chain.segments[segment]
+            frames = chain.fit.apply(read_frames(clip, part.start, part.stop, size=chain.fit.resize))
+            assert torch.equal(source, editor.pipe.encode(frames))
+
+
 def _square(poses: np.ndarray) -> np.ndarray:
     last = np.broadcast_to([0.0, 0.0, 0.0, 1.0], (len(poses), 1, 4))
     return np.concatenate([poses, last], axis=1)
