@@ -26,7 +26,6 @@ from .agreement import Leaders, settled
 from .conditioning import ConditioningVideo
 from .lookup import CELL, FARTHEST, NEAREST, Paths, fine, finer, framewise, look, paths_through, project, rays_of
 from .outlines import DECIDED, Outlines, outlined
-from .seams import seamless
 from .tokenizers import unpatchify
 
 UNCHANGED = 0.1  # units of the latent: a source that looks otherwise by far more shows something else by now
@@ -95,7 +94,6 @@ class Copying(nn.Module):
         if patch[1] % CELL or patch[2] % CELL:
             raise ValueError(f"copying takes patches of a multiple of {CELL} rows and columns, got {tuple(patch)}")
         self.videos, self.points = videos, points
-        self.patch = (patch[1], patch[2])
         self.cells = (patch[0], patch[1] // CELL, patch[2] // CELL)
         self.proj = Precise(dim, math.prod(self.cells) * (videos * points + 1 + points))
         self.evidence = nn.Parameter(torch.empty(2))
@@ -131,15 +129,24 @@ class Copying(nn.Module):
         outlines: Outlines | None = None,
     ) -> torch.Tensor:
         """The sample. own (B, C, T, H, W): what the model's own last layer makes; logits and log_depths as `said`;
-        noisy (B, C, T, H, W) in noise of sigma (B,); leaders of `leading`, where what frames make up is to agree
-        and have no seams; outlines of `outlines_of`, where the source has them."""
+        noisy (B, C, T, H, W) in noise of sigma (B,); leaders of `leading`, where what frames make up is to agree;
+        outlines of `outlines_of`, where the source has them."""
         with torch.autocast(own.device.type, enabled=False):
             count, frames = len(own), own.shape[2]
             depths = log_depths.flatten(0, 1).exp().clamp(NEAREST, FARTHEST)
             noisy = framewise(noisy.float()).contiguous()
             level = sigma.float().repeat_interleave(frames).view(-1, 1, 1, 1)
-            made = self._made(own.float(), log_depths, level, leaders, outlines)
-            candidates = [made[:, :, None]]  # (BT, C, points, H, W) each
+            made = own.float()
+            if outlines is not None:
+                decided = (level <= DECIDED) & outlines.shared.repeat_interleave(frames).view(-1, 1, 1, 1)
+                if decided.any():
+                    flat = framewise(made)
+                    flat = torch.where(decided, outlined(flat, framewise(outlines.shown)), flat)
+                    made = flat.unflatten(0, (count, frames)).transpose(1, 2)
+            if leaders is not None:
+                mean = log_depths.flatten(0, 1).mean(dim=1, keepdim=True).exp().clamp(NEAREST, FARTHEST)
+                made = settled(made, mean, leaders)
+            candidates = [framewise(made)[:, :, None]]  # (BT, C, points, H, W) each
             *videos, alone = logits.flatten(0, 1).split([self.points] * self.videos + [1], dim=1)
             scores = [alone + self._evidence(noisy, candidates[0], level)]
             for score, sight in zip(videos, seen, strict=False):
@@ -157,28 +164,6 @@ class Copying(nn.Module):
             shares = finer(torch.cat(scores, dim=1).softmax(dim=1)).split([len(each[0]) for each in scores], dim=1)
             parts = [(share[:, None] * each).sum(dim=2) for share, each in zip(shares, candidates, strict=True)]
             return sum(parts[1:], parts[0]).unflatten(0, (count, frames)).transpose(1, 2).to(own.dtype)
-
-    def _made(
-        self,
-        own: torch.Tensor,
-        log_depths: torch.Tensor,
-        level: torch.Tensor,
-        leaders: Leaders | None,
-        outlines: Outlines | None,
-    ) -> torch.Tensor:
-        """(BT, C, H, W): what the model makes up itself, as it comes to be a candidate; level (BT, 1, 1, 1)."""
-        sizes, made, shared = log_depths.shape[:2], framewise(own), torch.zeros_like(level, dtype=torch.bool)
-        if outlines is not None:
-            shared = outlines.shared.repeat_interleave(sizes[1]).view_as(level)
-            decided = shared & (level <= DECIDED)
-            if decided.any():
-                made = torch.where(decided, outlined(made, framewise(outlines.shown)), made)
-        if leaders is None:
-            return made
-        if not shared.all():
-            made = torch.where(shared, made, seamless(made, self.patch))
-        depths = log_depths.flatten(0, 1).mean(dim=1, keepdim=True).exp().clamp(NEAREST, FARTHEST)
-        return framewise(settled(made.unflatten(0, sizes).transpose(1, 2), depths, leaders))
 
     def _evidence(self, noisy: torch.Tensor, candidate: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         """(BT, J, h, w): log-likelihood of the noisy target, (1 - sigma) x + sigma noise, if x were the candidate."""
