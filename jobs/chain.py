@@ -128,7 +128,6 @@ class Chain:
         t, s = divmod(index, len(self.segments))
         turn, segment, ids = self.turns[t], self.segments[s], self.ids
         same_turn = ids[t * len(self.segments) : index]
-        inputs = self.turn_ids(t - 1)[: s + 1] if turn.input == "previous" and t > 0 else ()
         by_descriptor = turn.trajectory is None
         # After a cut nothing goes on from before it, and where the camera went is known only if it was given.
         pool = same_turn if by_descriptor and self.config.text_memories == "same_turn" else ids[:index]
@@ -153,8 +152,7 @@ class Chain:
             target=_window(self.targets[t], segment, self.frames[s]),
             prompt=self.prompts[t],
             negative_prompt=turn.negative_prompt,
-            input=inputs[-1] if inputs else "",
-            inputs=inputs,
+            inputs=self.turn_ids(t - 1)[: s + 1] if turn.input == "previous" and t > 0 else (),
             by="descriptor" if by_descriptor else "coverage",
             candidates=pool,
             preceding=same_turn[-1] if opens < s else "",

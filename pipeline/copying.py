@@ -138,10 +138,11 @@ class Copying(nn.Module):
             level = sigma.float().repeat_interleave(frames).view(-1, 1, 1, 1)
             made = own.float()
             if outlines is not None:
-                decided = (level <= DECIDED) & outlines.shared.repeat_interleave(frames).view(-1, 1, 1, 1)
+                shared, shown = outlines.shared.repeat_interleave(frames).view(-1, 1, 1, 1), framewise(outlines.shown)
+                decided = (level <= DECIDED) & shared
                 if decided.any():
                     flat = framewise(made)
-                    flat = torch.where(decided, outlined(flat, framewise(outlines.shown)), flat)
+                    flat = torch.where(decided, outlined(flat, shown), flat)
                     made = flat.unflatten(0, (count, frames)).transpose(1, 2)
             if leaders is not None:
                 mean = log_depths.flatten(0, 1).mean(dim=1, keepdim=True).exp().clamp(NEAREST, FARTHEST)
@@ -154,10 +155,8 @@ class Copying(nn.Module):
                     where, inside = project(sight, depths)
                     found = look(sight.frames.flatten(0, 1), where)
                     if sight.dated:
-                        assert outlines is not None
                         found, then = found.chunk(2, dim=1)
-                        changed = _over_cells(framewise(outlines.shown)[:, :, None] - then) / (2 * UNCHANGED**2)
-                        score = score - changed * outlines.shared.repeat_interleave(frames).view(-1, 1, 1, 1)
+                        score = score - shared * _over_cells(shown[:, :, None] - then) / (2 * UNCHANGED**2)
                     candidates.append(found)
                     score = score + self._evidence(noisy, found, level)
                     scores.append(score.masked_fill(~inside, -torch.inf))

@@ -19,8 +19,7 @@ class Edit:
     rate: frames per second of the source.
     camera, target: trajectories of the input and of the result, `frames` poses each, in the source's world, with
         intrinsics as seen in the model's frame.
-    input: id of the edit whose latent is edited; "" edits the source's own frames. inputs: the same of all segments of
-        this turn up to this one, or () for the source's own.
+    inputs: ids of the edits whose latents this turn's segments up to this one edit; () edits the source's own frames.
     by: what the memories are ranked by, `coverage` (camera turns) or `descriptor` (text turns).
     candidates: ids of the ancestors that memories may come from. preceding: the one just before this segment, or "".
     opening: the one of this turn that opens the segment's shot, or "". In a text turn these two are the first memories:
@@ -43,10 +42,14 @@ class Edit:
     target: Trajectory = field(repr=False)
     prompt: str
     negative_prompt: str
-    input: str
     inputs: tuple[str, ...] = field(repr=False)
     by: str
     candidates: tuple[str, ...] = field(repr=False)
     preceding: str
     opening: str
     seed: int
+
+    @property
+    def input(self) -> str:
+        """Id of the edit whose latent is edited; "" for the source's own frames."""
+        return self.inputs[-1] if self.inputs else ""

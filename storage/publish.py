@@ -295,7 +295,8 @@ def _sound(source: VideoInfo, writer: Any) -> Generator[Any]:
                     if steps.on(packet.dts * packet.time_base):
                         yield packet
             return
-        rates = av.Codec("aac", "w").audio_rates or []
+        rates = av.Codec("aac", "w").audio_rates
+        assert rates
         out = writer.add_stream("aac", rate=min((each for each in rates if each >= rate), default=max(rates)))
         out.codec_context.layout = LAYOUTS.get(stream.codec_context.layout.nb_channels, "stereo")
         out.codec_context.bit_rate = AAC_BIT_RATE

@@ -14,7 +14,6 @@ import io
 import json
 import os
 import posixpath
-import re
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -235,7 +234,7 @@ def _inside(path: Any, column: str, manifest: str) -> str:
     remedy = "put the file into the manifest's folder, or name it on the command line"
     if path.startswith(("file:", "local:", "/", "~")) or os.path.isabs(path):
         raise ValueError(f"{column} {path!r} is an absolute path, which a manifest may not name; {remedy}")
-    if mark and re.fullmatch("[a-zA-Z0-9+.-]*", store):
+    if mark:
         raise ValueError(
             f"{column} {path!r} names the file system {store!r}, expected a path or one of {', '.join(STORES)}"
         )

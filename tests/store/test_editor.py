@@ -156,7 +156,13 @@ def test_an_edit_depends_on_its_memories_its_input_its_prompt_and_its_seed(chain
     make_all(chain, setup, editor)
     edit = chain.edit(3)  # second turn, second segment, on the first turn's result
     latent = editor.edit(edit)[1].latent
-    for change in ({"candidates": ()}, {"input": ""}, {"seed": 1}, {"prompt": "a red carpet"}, {"target": edit.camera}):
+    for change in (
+        {"candidates": ()},
+        {"inputs": ()},
+        {"seed": 1},
+        {"prompt": "a red carpet"},
+        {"target": edit.camera},
+    ):
         other = editor.edit(dataclasses.replace(edit, **change))[1].latent
         assert not torch.equal(latent, other), f"{change} changed nothing"
 
