@@ -25,7 +25,9 @@ from torch import nn
 from .agreement import Leaders, settled
 from .conditioning import ConditioningVideo
 from .lookup import CELL, FARTHEST, NEAREST, Paths, fine, finer, framewise, look, paths_through, project, rays_of
+from .moments import nearest, showing
 from .outlines import DECIDED, Outlines, outlined
+from .seams import seamless
 from .tokenizers import unpatchify
 
 UNCHANGED = 0.1  # units of the latent: a source that looks otherwise by far more shows something else by now
@@ -34,8 +36,8 @@ DEPTHS = (1.5, 12.0)  # metres along the optical axis: where the points of a ray
 
 @dataclass(frozen=True, eq=False)
 class Sight(Paths):
-    """Paths through a video, and what it shows. frames (B, T, C, 2 H - 1, 2 W - 1): for every frame of the target the
-    nearest in time, `fine`. Behind these, where it is `dated`, what they were made from, 2 C channels in all."""
+    """Paths through a video, and what it shows. frames (B, T, C, 2 H - 1, 2 W - 1): for every frame of the target that
+    of `moments`, `fine`. Behind these, where it is `dated`, what they were made from, 2 C channels in all."""
 
     frames: torch.Tensor
     dated: bool
@@ -55,19 +57,20 @@ def _sights(
 ) -> list[Sight | None]:
     origins, rays = rays_of(target)
     found: list[Sight | None] = []
-    for video in videos:
+    for place, video in enumerate(videos):
         if video is None:
             found.append(None)
             continue
         assert target.times is not None and video.times is not None
-        row = torch.arange(len(rays), device=rays.device) // (len(rays) // len(video.latent))
-        nearest = (target.times[:, :, None] - video.times[row][:, None]).abs().argmin(-1)  # (B, T)
+        # The source may show more at another moment, but what has moved since is nowhere else.
+        at = showing(target.times, origins, rays, video) if place else nearest(target.times, video)
         shown, dated = video.latent, False
         if outlines is not None and video.source is not None:
             shown, dated = torch.cat([shown, video.source], dim=1), True
-        paths = paths_through(origins, rays, video, nearest)
-        # A video of another time is looked at in one frame or two.
-        used, where = (row[:, None] * video.times.shape[1] + nearest).unique(return_inverse=True)
+        paths = paths_through(origins, rays, video, at)
+        row = torch.arange(len(rays), device=rays.device) // (len(rays) // len(video.latent))
+        # A video of another time is looked at in few of its frames.
+        used, where = (row[:, None] * video.times.shape[1] + at).unique(return_inverse=True)
         found.append(Sight(**vars(paths), frames=fine(framewise(shown)[used])[where], dated=dated))
     return found
 
@@ -94,6 +97,7 @@ class Copying(nn.Module):
         if patch[1] % CELL or patch[2] % CELL:
             raise ValueError(f"copying takes patches of a multiple of {CELL} rows and columns, got {tuple(patch)}")
         self.videos, self.points = videos, points
+        self.patch = (patch[1], patch[2])
         self.cells = (patch[0], patch[1] // CELL, patch[2] // CELL)
         self.proj = Precise(dim, math.prod(self.cells) * (videos * points + 1 + points))
         self.evidence = nn.Parameter(torch.empty(2))
@@ -129,25 +133,18 @@ class Copying(nn.Module):
         outlines: Outlines | None = None,
     ) -> torch.Tensor:
         """The sample. own (B, C, T, H, W): what the model's own last layer makes; logits and log_depths as `said`;
-        noisy (B, C, T, H, W) in noise of sigma (B,); leaders of `leading`, where what frames make up is to agree;
-        outlines of `outlines_of`, where the source has them."""
+        noisy (B, C, T, H, W) in noise of sigma (B,); leaders of `leading`, where what frames make up is to agree
+        and have no seams; outlines of `outlines_of`, where the source has them."""
         with torch.autocast(own.device.type, enabled=False):
             count, frames = len(own), own.shape[2]
             depths = log_depths.flatten(0, 1).exp().clamp(NEAREST, FARTHEST)
             noisy = framewise(noisy.float()).contiguous()
             level = sigma.float().repeat_interleave(frames).view(-1, 1, 1, 1)
-            made = own.float()
+            shared = torch.zeros_like(level, dtype=torch.bool)
             if outlines is not None:
-                shared, shown = outlines.shared.repeat_interleave(frames).view(-1, 1, 1, 1), framewise(outlines.shown)
-                decided = (level <= DECIDED) & shared
-                if decided.any():
-                    flat = framewise(made)
-                    flat = torch.where(decided, outlined(flat, shown), flat)
-                    made = flat.unflatten(0, (count, frames)).transpose(1, 2)
-            if leaders is not None:
-                mean = log_depths.flatten(0, 1).mean(dim=1, keepdim=True).exp().clamp(NEAREST, FARTHEST)
-                made = settled(made, mean, leaders)
-            candidates = [framewise(made)[:, :, None]]  # (BT, C, points, H, W) each
+                shared = outlines.shared.repeat_interleave(frames).view_as(level)
+            made = self._made(own.float(), log_depths, level, shared, leaders, outlines)
+            candidates = [made[:, :, None]]  # (BT, C, points, H, W) each
             *videos, alone = logits.flatten(0, 1).split([self.points] * self.videos + [1], dim=1)
             scores = [alone + self._evidence(noisy, candidates[0], level)]
             for score, sight in zip(videos, seen, strict=False):
@@ -155,14 +152,36 @@ class Copying(nn.Module):
                     where, inside = project(sight, depths)
                     found = look(sight.frames.flatten(0, 1), where)
                     if sight.dated:
+                        assert outlines is not None  # see `sights`
                         found, then = found.chunk(2, dim=1)
-                        score = score - shared * _over_cells(shown[:, :, None] - then) / (2 * UNCHANGED**2)
+                        off = _over_cells(framewise(outlines.shown)[:, :, None] - then)
+                        score = score - shared * off / (2 * UNCHANGED**2)
                     candidates.append(found)
                     score = score + self._evidence(noisy, found, level)
                     scores.append(score.masked_fill(~inside, -torch.inf))
             shares = finer(torch.cat(scores, dim=1).softmax(dim=1)).split([len(each[0]) for each in scores], dim=1)
             parts = [(share[:, None] * each).sum(dim=2) for share, each in zip(shares, candidates, strict=True)]
             return sum(parts[1:], parts[0]).unflatten(0, (count, frames)).transpose(1, 2).to(own.dtype)
+
+    def _made(
+        self,
+        own: torch.Tensor,
+        log_depths: torch.Tensor,
+        level: torch.Tensor,
+        shared: torch.Tensor,
+        leaders: Leaders | None,
+        outlines: Outlines | None,
+    ) -> torch.Tensor:
+        """(BT, C, H, W): what the model makes up itself, as it comes to be a candidate. level and shared (BT, 1, 1, 1):
+        sigma, and whether the source sees with the target's rays."""
+        sizes, made = log_depths.shape[:2], framewise(own)
+        if outlines is not None and (decided := shared & (level <= DECIDED)).any():
+            made = torch.where(decided, outlined(made, framewise(outlines.shown)), made)
+        if leaders is None:
+            return made
+        made = torch.where(shared, made, seamless(made, self.patch))
+        depths = log_depths.flatten(0, 1).mean(dim=1, keepdim=True).exp().clamp(NEAREST, FARTHEST)
+        return framewise(settled(made.unflatten(0, sizes).transpose(1, 2), depths, leaders))
 
     def _evidence(self, noisy: torch.Tensor, candidate: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         """(BT, J, h, w): log-likelihood of the noisy target, (1 - sigma) x + sigma noise, if x were the candidate."""
