@@ -17,6 +17,7 @@ from .cameras import token_rays
 from .conditioning import ConditioningVideo
 
 CELL = 2  # pixels a side
+NEAR, FAR = 0.59375, 0.09375  # a cubic halfway between pixels: of the two beside it and, taken off, of those beyond
 NEAREST, FARTHEST = 0.1, 100.0  # metres along the optical axis
 
 
@@ -92,8 +93,20 @@ def fine(frames: torch.Tensor) -> torch.Tensor:
     """Frames (N, C, H, W) as `look` takes them: their pixels and, bicubic, what lies halfway between these, (N, C,
     2 H - 1, 2 W - 1). A bilinear lookup in the frames themselves takes an eighth off the sharpness of every turn, and
     of the next that copies it again; a bicubic one costs four times a bilinear one in these."""
-    size = [2 * each - 1 for each in frames.shape[2:]]
-    return F.interpolate(frames.float(), size=size, mode="bicubic", align_corners=True)
+    return _with_halfway(_with_halfway(frames.float(), 3), 2)
+
+
+def _with_halfway(pixels: torch.Tensor, dim: int) -> torch.Tensor:
+    """Pixels and what lies halfway between neighbours along one axis; beyond the ends all is as there."""
+    # torch's own interpolation takes six times as long on a CPU.
+    count = pixels.shape[dim]
+    wide = torch.cat([pixels.narrow(dim, 0, 1), pixels, pixels.narrow(dim, count - 1, 1)], dim)
+    one, two, three, four = (wide.narrow(dim, start, count - 1) for start in range(4))
+    shape = [*pixels.shape[:dim], 2 * count - 1, *pixels.shape[dim + 1 :]]
+    both = pixels.new_empty(shape).movedim(dim, 0)
+    both[::2] = pixels.movedim(dim, 0)
+    both[1::2] = ((two + three) * NEAR - (one + four) * FAR).movedim(dim, 0)
+    return both.movedim(0, dim)
 
 
 def look(frames: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
