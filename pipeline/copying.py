@@ -5,8 +5,9 @@ candidates: a few points on every pixel's ray, at depths that the network says, 
 memories show them. The network says how likely each candidate is, the noisy target what speaks for it, and the
 result is their mean. What is remembered comes back as it was, for the price of a lookup.
 
-Where target and source share their rays, the source shows all there is, and when. What a memory of another moment
-shows there may have moved on since: in use it is a candidate as far as the source looked then as it looks now.
+A memory is looked at in the frames that show most, whenever they were, the source in those of the same moment. Where
+target and source share their rays, the source shows all there is, and when. What a memory of another moment shows there
+may have moved on since: in use it is a candidate as far as the source looked then as it looks now.
 
 Letters in shapes as in `lookup`, and V videos, N tokens of the target, D width of the model. For models that predict
 the clean sample and know rays.
