@@ -129,6 +129,15 @@ def test_halved_along_both_axes_is_torchs_bilinear_interpolation(shape):
     assert torch.allclose(halved(halved(cells, 3), 2), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (3, 2), (8, 12)])
+def test_fine_frames_are_torchs_bicubic_interpolation_up_to_the_border(shape):
+    frames = torch.randn(4, 3, *shape, generator=torch.Generator().manual_seed(0))
+    size = [2 * each - 1 for each in shape]
+    expected = torch.nn.functional.interpolate(frames, size=size, mode="bicubic", align_corners=True)
+    assert torch.allclose(fine(frames), expected, atol=1e-5)
+    assert torch.equal(fine(frames)[..., ::2, ::2], frames)
+
+
 def test_halfway_between_pixels_a_lookup_is_bicubic_and_at_them_it_is_what_is_there():
     rows, columns = SIZE, SIZE // 2 * 3
     frames = torch.randn(2, 3, rows, columns, generator=torch.Generator().manual_seed(0))

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.copying import sights
 from pipeline.lookup import fine, framewise, rays_of
-from pipeline.moments import DEPTHS, PLACES, SECONDS, nearest, showing, shown
+from pipeline.moments import DEPTHS, PLACES, nearest, showing, shown
 from tests.rays import FRAMES, SIZE, camera, head, run, video
 
 
@@ -59,11 +59,18 @@ def test_of_frames_that_show_as_much_the_nearest_in_time_is_taken():
         assert torch.equal(showing(stays.times, *rays_of(stays), memory), nearest(stays.times, memory))
 
 
-def test_what_a_memory_shows_a_little_more_of_is_not_worth_many_seconds():
-    target, memory = video(panning(0.1)), video(panning(0.0, 0.1))
-    assert showing(target.times, *rays_of(target), memory).tolist() == [[1]]
-    later = replace(memory, times=torch.tensor([[0.0, SECONDS]]))
-    assert showing(target.times, *rays_of(target), later).tolist() == [[0]]
+def test_showing_a_little_more_is_worth_a_second_and_not_five():
+    target, memory = video(panning(0.4)), video(panning(0.0, 0.4))  # the first shows six tenths of it
+    for seconds, best in ((0.0, 1), (1.0, 1), (5.0, 0)):
+        later = replace(memory, times=torch.tensor([[0.0, seconds]]))
+        assert showing(target.times, *rays_of(target), later).tolist() == [[best]]
+
+
+def test_what_is_far_away_counts_too():
+    target = video(camera(0.0, 0.0, 0.0, frames=1))
+    aside = video(torch.cat([camera(2.0, 0.0, 0.0, frames=1), camera(2.0, 0.0, 0.0, yaw=np.pi, frames=1)], dim=1))
+    found = shown(*rays_of(target), aside)
+    assert found[0, 0, 0] > 0.2 and not found[0, 0, 1]  # from two metres aside nothing near is shown
 
 
 def test_targets_that_share_a_memory_choose_as_each_alone():
