@@ -37,8 +37,8 @@ DEPTHS = (1.5, 12.0)  # metres along the optical axis: where the points of a ray
 
 @dataclass(frozen=True, eq=False)
 class Sight(Paths):
-    """Paths through a video, and what it shows. frames (B, T, C, 2 H - 1, 2 W - 1): for every frame of the target that
-    of `moments`, `fine`. Behind these, where it is `dated`, what they were made from, 2 C channels in all."""
+    """Paths through a video, and what it shows. frames (B, T, C, 2 H - 1, 2 W - 1): for every frame of the target the
+    one that `moments` says, `fine`. Behind these, where it is `dated`, what they were made from, 2 C channels in all."""
 
     frames: torch.Tensor
     dated: bool
@@ -63,7 +63,7 @@ def _sights(
             found.append(None)
             continue
         assert target.times is not None and video.times is not None
-        # The source may show more at another moment, but what has moved since is nowhere else.
+        # The source in the same moment: no other video shows what moves where it is just then.
         at = showing(target.times, origins, rays, video) if place else nearest(target.times, video)
         shown, dated = video.latent, False
         if outlines is not None and video.source is not None:
@@ -178,7 +178,7 @@ class Copying(nn.Module):
         sizes, made = log_depths.shape[:2], framewise(own)
         if outlines is not None and (decided := shared & (level <= DECIDED)).any():
             made = torch.where(decided, outlined(made, framewise(outlines.shown)), made)
-        if leaders is None:
+        if leaders is None:  # in training: each patch is taught as it is
             return made
         made = torch.where(shared, made, seamless(made, self.patch))
         depths = log_depths.flatten(0, 1).mean(dim=1, keepdim=True).exp().clamp(NEAREST, FARTHEST)

@@ -49,6 +49,8 @@ def test_a_frame_looks_where_a_memory_was_looking_there_too_and_a_source_just_th
     source = sights(back, [there_and_back])[0]
     assert memory is not None and source is not None
     pictures = fine(framewise(there_and_back.latent))
+    preceding = sights(back, [None, replace(there_and_back, preceding=True)])[1]
+    assert preceding is not None and torch.equal(preceding.frames, memory.frames)
     assert torch.equal(memory.frames[0], pictures.flip(0)) and torch.equal(source.frames[0], pictures)
 
 
