@@ -38,7 +38,7 @@ DEPTHS = (1.5, 12.0)  # metres along the optical axis: where the points of a ray
 @dataclass(frozen=True, eq=False)
 class Sight(Paths):
     """Paths through a video, and what it shows. frames (B, T, C, 2 H - 1, 2 W - 1): for every frame of the target the
-    one that `moments` says, `fine`. Behind these, where it is `dated`, what they were made from, 2 C channels in all."""
+    one that `moments` says, `fine`. Behind them, where it is `dated`, what they were made from, 2 C channels in all."""
 
     frames: torch.Tensor
     dated: bool
