@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-TILE, GAP, HEAD = 112, 4, 16  # pixels
+TILE, GAP, HEAD = 144, 4, 16  # pixels
 
 
 @dataclass(frozen=True)
