@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.agreement import LEADING
 from pipeline.lookup import CELL
 from pipeline.merging import fraction, merged_frames
+from pipeline.moments import PLACES
 from pipeline.tokenizers import Group
 
 # Wan2.1-T2V-1.3B, and the latent of 81 frames of 480x832.
@@ -170,13 +171,16 @@ class Operations:
         return 2 * target * self.dim * said * math.prod(config.patch_size) // CELL**2
 
     def _sights(self, memories: int) -> int:
-        """The target's rays, and how they run through the videos that it copies from, and through its own that lead."""
+        """The target's rays, and how they run through the videos that it copies from, and through its own that lead;
+        and a few of them through all frames of memories, to know which of these to look at."""
         if not self.config.copied_videos:
             return 0
         frames, rows, columns = self.latent
         rays = frames * (rows // CELL) * (columns // CELL)
         leaders = len({round(share * (frames - 1)) for share in LEADING})
-        return 2 * 24 * rays + (min(1 + memories, self.config.copied_videos) + leaders) * (18 * rays + 72 * frames)
+        copied = min(1 + memories, self.config.copied_videos)
+        asked = (copied - 1) * frames**2 * (18 * len(PLACES) ** 2 + 72)
+        return 2 * 24 * rays + (copied + leaders) * (18 * rays + 72 * frames) + asked
 
     def _timestep(self) -> int:
         """The modulation of one timestep."""
