@@ -180,7 +180,8 @@ class Copying(nn.Module):
             made = torch.where(decided, outlined(made, framewise(outlines.shown)), made)
         if leaders is None:  # in training: each patch is taught as it is
             return made
-        made = torch.where(shared, made, seamless(made, self.patch))
+        if not shared.all():
+            made = torch.where(shared, made, seamless(made, self.patch))
         depths = log_depths.flatten(0, 1).mean(dim=1, keepdim=True).exp().clamp(NEAREST, FARTHEST)
         return framewise(settled(made.unflatten(0, sizes).transpose(1, 2), depths, leaders))
 

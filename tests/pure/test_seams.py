@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.outlines import outlines_of
+from pipeline.agreement import leading, settled
+from pipeline.outlines import DECIDED, outlines_of
 from pipeline.seams import seamless
 from tests.rays import FRAMES, SIZE, camera, head, run, video
+
+PATCHES = st.sampled_from([(2, 2), (4, 4), (8, 8), (8, 4)])
+
+
+def pictures(patch: tuple[int, int], rows: int = 3, columns: int = 4, seed: int = 0) -> torch.Tensor:
+    """(2, 3, H, W): so many patches of noise."""
+    made = torch.Generator().manual_seed(seed)
+    return torch.randn(2, 3, rows * patch[0], columns * patch[1], generator=made)
+
+
+def closed_line(line: np.ndarray, patch: int) -> np.ndarray:
+    """A line of pixels, seam by seam."""
+    result, reach = line.copy(), patch // 2
+    for seam in range(patch, len(line), patch):
+        steps = np.diff(line[seam - 2 : seam + 2])
+        left_over = np.clip(steps[1] - (steps[0] + steps[2]) / 2, min(steps[1], 0), max(steps[1], 0))
+        for away in range(reach):
+            result[seam - 1 - away] += left_over / 2 * (1 - away / reach)
+            result[seam + away] -= left_over / 2 * (1 - away / reach)
+    return result
 
 
 def stairs(edge: int, columns: int = 16) -> torch.Tensor:
@@ -22,6 +44,38 @@ def test_what_rises_evenly_has_no_seams(rows: int, columns: int, patch: int, dow
     y, x = torch.arange(rows * patch)[:, None], torch.arange(columns * patch)
     even = (0.3 + down * y / SIZE + right * x / SIZE).expand(1, 3, -1, -1)
     assert torch.allclose(seamless(even, (patch, patch)), even, atol=1e-5)
+
+
+@given(patch=PATCHES, seed=st.integers(0, 99))
+def test_rows_and_columns_give_way_seam_by_seam(patch, seed):
+    made = pictures(patch, seed=seed)
+    expected = np.apply_along_axis(closed_line, 2, made.double().numpy(), patch[0])
+    expected = np.apply_along_axis(closed_line, 3, expected, patch[1])
+    assert np.abs(seamless(made, patch).numpy() - expected).max() < 1e-5
+
+
+@given(patch=PATCHES, seed=st.integers(0, 99))
+def test_the_step_over_a_seam_is_as_steep_as_those_beside_it_but_never_turned_round_nor_raised(patch, seed):
+    made = pictures(patch, rows=1, seed=seed)
+    before, after = made.diff(dim=-1), seamless(made, patch).diff(dim=-1)
+    for seam in range(patch[1] - 1, made.shape[-1] - 1, patch[1]):
+        wanted, step = (before[..., seam - 1] + before[..., seam + 1]) / 2, before[..., seam]
+        wanted = wanted.clamp(step.clamp(max=0), step.clamp(min=0))
+        assert torch.allclose(after[..., seam], wanted, atol=1e-5)
+
+
+@given(patch=PATCHES, seed=st.integers(0, 99))
+def test_the_mean_colour_stays(patch, seed):
+    made = pictures(patch, seed=seed)
+    assert torch.allclose(seamless(made, patch).mean((2, 3)), made.mean((2, 3)), atol=1e-5)
+
+
+def test_the_outer_halves_of_the_outermost_patches_stay():
+    made = pictures((8, 8), 1, 2)
+    result = seamless(made, (8, 8))
+    assert torch.allclose(result[..., :4], made[..., :4], atol=1e-6)
+    assert torch.allclose(result[..., 12:], made[..., 12:], atol=1e-6)
+    assert not torch.allclose(result[..., 4:12], made[..., 4:12], atol=0.1)
 
 
 EIGHTHS = [0, 0, 0, 0, 1, 2, 3, 4, 4, 5, 6, 7, 8, 8, 8, 8]
@@ -61,12 +115,18 @@ def test_in_use_what_is_made_up_has_no_seams_and_in_training_it_is_as_it_was():
     assert torch.allclose(used[:, :, -1], seamless(own[:, :, -1], (8, 8)), atol=1e-5)
 
 
-def test_where_the_source_shows_the_outlines_seams_are_left_to_these():
-    both = torch.cat([camera(0.0, 0.0, 0.0), camera(0.01, 0.0, 0.0)])
-    target, source = video(both), video(camera(0.0, 0.0, 0.0, rows=2))
-    own = torch.randn(2, 3, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0)).expand(-1, -1, FRAMES, -1, -1)
-    outlines = outlines_of(target, source)
-    assert outlines is not None
-    used = run(head(), target, [None], own=own, lead=True, outlines=outlines)  # in noise alone
-    assert torch.allclose(used[0, :, -1], own[0, :, -1], atol=1e-5)
-    assert torch.allclose(used[1, :, -1], seamless(own[1:, :, -1], (8, 8))[0], atol=1e-5)
+@pytest.mark.parametrize("outlined", [False, True])
+def test_seams_close_before_frames_agree_and_where_outlines_are_not_the_sources(outlined):
+    stays, moves = camera(0.0, 0.0, 0.0), camera(0.3, 0.0, 0.0)
+    target, layer = video(torch.cat([stays, moves])), head(1)
+    source, own = video(camera(0.0, 0.0, 0.0, rows=2), seed=1), video(camera(0.0, 0.0, 0.0, rows=2), seed=2).latent
+    outlines = outlines_of(target, source) if outlined else None
+    early = DECIDED + 0.01
+    assert torch.equal(run(layer, target, [source], early, own, outlines=outlines), run(layer, target, [], 1.0, own))
+
+    flat = seamless(own.transpose(1, 2).flatten(0, 1), (8, 8)).unflatten(0, (2, -1)).transpose(1, 2)
+    expected = torch.stack([own[0] if outlined else flat[0], flat[1]])
+    depths = layer.said(torch.zeros(2, 16, 8), target.latent.shape[2:])[1].mean(2).exp().flatten(0, 1)[:, None]
+    expected = settled(expected, depths, leading(target))
+    result = run(layer, target, [source], early, own, lead=True, outlines=outlines)
+    assert torch.allclose(result, expected, atol=1e-5)
