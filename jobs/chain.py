@@ -26,7 +26,7 @@ from storage.video import VideoInfo
 
 # Raise it when our own code, or the image network of pipeline.descriptor, changes what a latent is: the ids of all
 # earlier edits then no longer match.
-CHAIN_VERSION = 9
+CHAIN_VERSION = 10
 LONGEST_STEM, DIGITS = 100, 16  # of a folder's name: file systems take 255 bytes
 
 
@@ -92,6 +92,16 @@ class Chain:
         return tuple(prompts)
 
     @cached_property
+    def looks(self) -> tuple[tuple[str, ...], ...]:
+        """The prompts that what a turn makes has come to look like, one after the other. An edit of the source has its
+        own alone, one of the last turn that turn's as well, and to be told the same again changes nothing."""
+        looks: list[tuple[str, ...]] = []
+        for turn, prompt in zip(self.turns, self.prompts, strict=True):
+            before = looks[-1] if looks and turn.input == "previous" else ()
+            looks.append(before if not prompt or before[-1:] == (prompt,) else (*before, prompt))
+        return tuple(looks)
+
+    @cached_property
     def ids(self) -> tuple[str, ...]:
         """Id of every edit, in order."""
         config, ids = bits_of(self.config), []
@@ -129,11 +139,18 @@ class Chain:
         turn, segment, ids = self.turns[t], self.segments[s], self.ids
         same_turn = ids[t * len(self.segments) : index]
         by_descriptor = turn.trajectory is None
-        # After a cut nothing goes on from before it, and where the camera went is known only if it was given.
-        pool = same_turn if by_descriptor and self.config.text_memories == "same_turn" else ids[:index]
-        if by_descriptor or not self.placed:
-            shots = (self.segments[number % len(self.segments)].shot for number in range(index - len(pool), index))
-            pool = tuple(id for id, shot in zip(pool, shots, strict=True) if shot == segment.shot)
+        first = index - s if by_descriptor and self.config.text_memories == "same_turn" else 0
+
+        def remembers(number: int) -> bool:
+            other_turn, other_segment = divmod(number, len(self.segments))
+            # What looks there but was told something else would be copied against the words.
+            if not by_descriptor and self.looks[other_turn] != self.looks[t]:
+                return False
+            # After a cut nothing goes on from before it, and where the camera went is known only if it was given.
+            across = self.placed and not by_descriptor
+            return across or self.segments[other_segment].shot == segment.shot
+
+        pool = tuple(ids[number] for number in range(first, index) if remembers(number))
         opens = next(number for number, each in enumerate(self.segments) if each.shot == segment.shot)
         return Edit(
             id=ids[index],

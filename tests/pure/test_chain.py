@@ -163,6 +163,21 @@ def test_a_camera_turn_ranks_all_ancestors_by_view_and_a_text_turn_its_own_by_de
     assert asked.edit(5).candidates == asked.ids[:5]
 
 
+def test_a_camera_turn_is_shown_only_what_was_told_the_same() -> None:
+    night, previous = dataclasses.replace(ARC, prompt="at night"), {"input": "previous"}
+    day = dataclasses.replace(TILT, prompt="")
+    plan = chain(PAN, night, TILT, day, length=FRAMES)
+    assert [plan.edit(turn).candidates for turn in range(4)] == [(), (), plan.ids[1:2], plan.ids[:1]]
+    # What is edited again keeps its look, whatever it is told then.
+    plan = chain(
+        PAN, night, dataclasses.replace(day, **previous), dataclasses.replace(TILT, **previous),
+        dataclasses.replace(PAN, prompt="in winter", **previous), dataclasses.replace(PAN, prompt="in winter"),
+        length=FRAMES,
+    )  # fmt: skip
+    assert plan.looks == ((), ("at night",), ("at night",), ("at night",), ("at night", "in winter"), ("in winter",))
+    assert [plan.edit(turn).candidates for turn in (2, 3, 4, 5)] == [plan.ids[1:2], plan.ids[1:3], (), ()]
+
+
 def test_the_opening_of_an_edit_is_the_first_segment_of_its_shot_in_its_own_turn() -> None:
     plan = chain(PAN, Turn(prompt="at night"), cuts=(20,), length=8)
     shots = [segment.shot for segment in plan.segments]
@@ -186,10 +201,13 @@ def test_after_a_cut_nothing_is_remembered_from_before_it_but_views_of_a_camera_
     config = EditConfig(text_memories=memories)
     plan = chain(PAN, Turn(prompt="at night"), ARC, config=config, cuts=sorted(cuts), length=8)
     plan = dataclasses.replace(plan, placed=placed)
+    told = [(), ("at night",), ("at night",)]
     count = len(plan.segments)
     for index in range(len(plan)):
         edit, s = plan.edit(index), index % count
         before = range(index - s, index) if edit.by == "descriptor" and memories == "same_turn" else range(index)
+        if edit.by == "coverage":
+            before = [each for each in before if told[each // count] == told[index // count]]
         if not placed or edit.by == "descriptor":
             before = [each for each in before if plan.segments[each % count].shot == edit.segment.shot]
         assert list(edit.candidates) == [plan.ids[each] for each in before]
