@@ -27,7 +27,7 @@ from .agreement import Leaders, settled
 from .conditioning import ConditioningVideo
 from .lookup import CELL, FARTHEST, NEAREST, Paths, fine, finer, framewise, look, paths_through, project, rays_of
 from .moments import nearest, showing
-from .outlines import DECIDED, Outlines, outlined
+from .outlines import CERTAIN, DECIDED, Outlines, bounded, outlined
 from .seams import seamless
 from .tokenizers import unpatchify
 
@@ -160,7 +160,10 @@ class Copying(nn.Module):
                     candidates.append(found)
                     score = score + self._evidence(noisy, found, level)
                     scores.append(score.masked_fill(~inside, -torch.inf))
-            shares = finer(torch.cat(scores, dim=1).softmax(dim=1)).split([len(each[0]) for each in scores], dim=1)
+            shares = finer(torch.cat(scores, dim=1).softmax(dim=1))
+            if outlines is not None and (certain := shared & (level <= CERTAIN)).any():
+                shares = torch.where(certain, bounded(shares, framewise(outlines.shown)), shares)
+            shares = shares.split([len(each[0]) for each in scores], dim=1)
             parts = [(share[:, None] * each).sum(dim=2) for share, each in zip(shares, candidates, strict=True)]
             return sum(parts[1:], parts[0]).unflatten(0, (count, frames)).transpose(1, 2).to(own.dtype)
 

@@ -4,6 +4,10 @@ What a token makes up is a blurred patch, and some of a new colour runs over ont
 target and source share every ray, the source shows where things end. So there what is made up goes through a guided
 filter (He, Sun and Tang, 2010): in every window it becomes the linear map of the source's colours that comes nearest to
 it, and a pixel takes the mean of what the maps of its windows make of it.
+
+What is made up also ends where a thing of the source ends. How much of a pixel is made up and not copied goes through the
+same filter, over wider windows, and is then driven to all or nothing: what runs over onto a floor that otherwise is
+copied is copied, too.
 """
 
 from __future__ import annotations
@@ -18,6 +22,11 @@ RADIUS = 3  # pixels from the middle of a window to its sides
 EDGE = 0.03  # variance of the source in a window, in units of the latent: what varies by far less is no outline
 # Noise level from which on outlines are the source's. In more, what is made up may still take another shape.
 DECIDED = 0.6
+REACH = 8  # as RADIUS, of what share is made up: as far as a patch of `mini` runs over
+PLAIN = 0.01  # as EDGE
+ROUNDS = 3  # so often it is filtered and
+STEEP = 12.0  # made steeper: the slope of a sigmoid, four times the one at a half
+CERTAIN = 0.3  # as DECIDED: in more noise an edit must still be free to spread
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,29 +52,41 @@ def outlines_of(target: ConditioningVideo, source: ConditioningVideo | None) -> 
     return Outlines(source.latent.float().repeat_interleave(copies, dim=0), same) if same.any() else None
 
 
-def outlined(made: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
-    """What was made up, with the outlines of what is shown. Both and the result (N, C, H, W), float32."""
-    over_rows, over_columns = (_window(size, made.device) for size in made.shape[2:])
+def bounded(shares: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+    """Shares of candidates in every pixel (N, J, H, W), what is made up first, with that part all or nothing within the
+    outlines of what is shown (N, C, H, W). The others divide the rest as they did, and all sum to 1."""
+    own, others = shares[:, :1], shares[:, 1:]
+    within = own
+    for _ in range(ROUNDS):
+        within = torch.sigmoid(STEEP * (outlined(within, shown, REACH, PLAIN) - 0.5))
+    result = torch.cat([within, others * (1 - within) / (1 - own).clamp(min=1e-6)], dim=1)
+    return result / result.sum(dim=1, keepdim=True)  # where there are no others, what is made up is all
+
+
+def outlined(made: torch.Tensor, shown: torch.Tensor, radius: int = RADIUS, edge: float = EDGE) -> torch.Tensor:
+    """What was made up (N, M, H, W), with the outlines of what is shown (N, C, H, W). The result as the first; all are
+    float32."""
+    over_rows, over_columns = (_window(size, radius, made.device) for size in made.shape[2:])
 
     def mean(values: torch.Tensor) -> torch.Tensor:
         """Over the window around every pixel. As products of matrices: torch's own pooling takes ten times as long."""
         return over_rows @ values @ over_columns.T
 
-    channels = made.shape[1]
+    channels = shown.shape[1]
     both = torch.cat([shown, made], dim=1)
     means = mean(both)
-    products = mean((shown[:, :, None] * both[:, None]).flatten(1, 2)).unflatten(1, (channels, 2 * channels))
-    spread = (products - means[:, :channels, None] * means[:, None]).movedim((1, 2), (-2, -1))  # (N, H, W, C, 2 C)
-    own, across = spread.split(channels, dim=-1)
-    slopes = torch.linalg.solve(own + EDGE * torch.eye(channels, device=made.device), across)
-    slopes = slopes.movedim((-2, -1), (1, 2))  # (N, C shown, C made, H, W)
+    products = mean((shown[:, :, None] * both[:, None]).flatten(1, 2)).unflatten(1, (channels, -1))
+    spread = (products - means[:, :channels, None] * means[:, None]).movedim((1, 2), (-2, -1))  # (N, H, W, C, C + M)
+    own, across = spread.tensor_split([channels], dim=-1)
+    slopes = torch.linalg.solve(own + edge * torch.eye(channels, device=made.device), across)
+    slopes = slopes.movedim((-2, -1), (1, 2))  # (N, C, M, H, W)
     offsets = means[:, channels:] - (slopes * means[:, :channels, None]).sum(dim=1)
     slopes, offsets = mean(slopes.flatten(1, 2)).view_as(slopes), mean(offsets)
     return (slopes * shown[:, :, None]).sum(dim=1) + offsets
 
 
-def _window(size: int, device: torch.device) -> torch.Tensor:
-    """(size, size): row i gives the mean over the pixels no farther than RADIUS from i."""
+def _window(size: int, radius: int, device: torch.device) -> torch.Tensor:
+    """(size, size): row i gives the mean over the pixels no farther than `radius` from i."""
     at = torch.arange(size, device=device)
-    near = ((at[:, None] - at).abs() <= RADIUS).float()
+    near = ((at[:, None] - at).abs() <= radius).float()
     return near / near.sum(dim=1, keepdim=True)

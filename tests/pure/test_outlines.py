@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from pipeline.conditioning import ConditioningVideo
 from pipeline.mini import build_mini
-from pipeline.outlines import DECIDED, EDGE, RADIUS, outlined, outlines_of
+from pipeline.outlines import CERTAIN, DECIDED, EDGE, PLAIN, RADIUS, REACH, bounded, outlined, outlines_of
 from pipeline.trajectory import default_intrinsics, preset
 from tests.generated import moving_frames
 from tests.rays import camera, head, run, video
@@ -21,22 +21,22 @@ def pictures(count: int = 2, rows: int = 12, columns: int = 10, channels: int = 
     return torch.randn(count, channels, rows, columns, generator=torch.Generator().manual_seed(seed))
 
 
-def reference(made: np.ndarray, shown: np.ndarray) -> np.ndarray:
+def reference(made: np.ndarray, shown: np.ndarray, radius: int = RADIUS, edge: float = EDGE) -> np.ndarray:
     """Window by window in float64, as the paper's equations 5, 6 and 8 for pictures with colours say."""
-    channels, rows, columns = made.shape
+    channels, rows, columns = shown.shape
 
     def window(row: int, column: int) -> tuple[slice, slice]:
         return (
-            slice(max(0, row - RADIUS), row + RADIUS + 1),
-            slice(max(0, column - RADIUS), column + RADIUS + 1),
+            slice(max(0, row - radius), row + radius + 1),
+            slice(max(0, column - radius), column + radius + 1),
         )
 
-    maps = np.empty((rows, columns, channels, channels + 1))
+    maps = np.empty((rows, columns, len(made), channels + 1))
     for row in range(rows):
         for column in range(columns):
-            x, y = (each[:, *window(row, column)].reshape(channels, -1) for each in (shown, made))
+            x, y = (each[:, *window(row, column)].reshape(len(each), -1) for each in (shown, made))
             centred = x - x.mean(axis=1, keepdims=True)
-            own = centred @ centred.T / x.shape[1] + EDGE * np.eye(channels)
+            own = centred @ centred.T / x.shape[1] + edge * np.eye(channels)
             slopes = np.linalg.solve(own, centred @ y.T / x.shape[1]).T
             maps[row, column] = np.column_stack([slopes, y.mean(axis=1) - slopes @ x.mean(axis=1)])
     result = np.empty_like(made)
@@ -52,6 +52,39 @@ def test_it_is_the_guided_filter_as_published_window_by_window(size):
     made, shown = pictures(1, *size), pictures(1, *size, seed=1)
     expected = reference(made[0].double().numpy(), shown[0].double().numpy())
     assert np.abs(outlined(made, shown)[0].numpy() - expected).max() < 1e-5
+
+
+def test_a_share_goes_through_it_three_times_over_wider_windows_and_becomes_steeper_each_time():
+    own, shown = pictures(1, 24, 20, 1).sigmoid(), pictures(1, 24, 20, seed=1)
+    within = own[0].double().numpy()
+    for _ in range(3):
+        within = 1 / (1 + np.exp(-12 * (reference(within, shown[0].double().numpy(), REACH, PLAIN) - 0.5)))
+    assert 0.1 < within.mean() < 0.9 and within.std() > 0.1  # it is not all one
+    result = bounded(torch.cat([own, 1 - own], dim=1), shown)
+    assert np.abs(result[0, :1].numpy() - within).max() < 1e-3
+
+
+def test_what_is_made_up_ends_where_a_thing_of_the_source_ends():
+    shown = torch.full((1, 3, 32, 32), -0.4)
+    shown[:, :, 8:24, 8:24] = torch.tensor([0.8, -0.2, -0.6])[:, None, None]
+    own = torch.zeros(1, 1, 32, 32)
+    own[:, :, 6:27, 4:27] = 0.8  # runs over by up to four pixels
+    own[:, :, 14:16, 14:16] = 0.2  # and has a hole
+    result = bounded(torch.cat([own, 1 - own], dim=1), shown)[:, 0]
+    thing = shown[:, 0] > 0
+    assert (result[thing] > 0.95).all() and (result[~thing] < 0.05).all()
+
+
+def test_other_candidates_divide_the_rest_as_they_did_and_all_sum_to_one():
+    shares, shown = pictures(2, 16, 16, 4).mul(2).softmax(dim=1), pictures(2, 16, 16, seed=1)
+    result = bounded(shares, shown)
+    assert torch.allclose(result.sum(dim=1), torch.ones(2, 16, 16), atol=1e-6) and (result >= 0).all()
+    assert torch.allclose(result[:, 1:] * shares[:, 1:2], result[:, 1:2] * shares[:, 1:], atol=1e-6)
+    alone = torch.cat([torch.ones(2, 1, 16, 16), torch.zeros(2, 3, 16, 16)], dim=1)
+    alone[:, :, 4:12] = shares[:, :, 4:12]
+    kept = bounded(alone, shown)[:, 0]
+    assert (kept[:, :4] == 1).all() and (kept[:, 12:] == 1).all(), "where nothing can be copied all is made up"
+    assert bounded(alone, shown).isfinite().all()
 
 
 def test_other_numbers_of_channels_and_every_frame_for_itself():
@@ -111,20 +144,23 @@ def test_target_and_source_share_outlines_if_they_share_rays_and_times():
     assert all(outlines_of(target, each) is None for each in others)
 
 
-def test_every_row_of_a_batch_has_its_own_outlines_or_none():
+@pytest.mark.parametrize("level", [DECIDED, CERTAIN])
+def test_every_row_of_a_batch_has_its_own_outlines_or_none(level):
     stays, moves = camera(0.0, 0.0, 0.0), camera(0.01, 0.0, 0.0)
     source, layer = video(camera(0.0, 0.0, 0.0, rows=2), seed=1), head(1)
+    with torch.no_grad():
+        layer.proj.bias.fill_(0.0)  # some of every candidate
     target = video(torch.cat([stays, moves, stays, stays]))  # two of each source
     own = torch.randn(target.latent.shape, generator=torch.Generator().manual_seed(2))
     outlines = outlines_of(target, source)
     assert outlines.shared.tolist() == [True, False, True, True]
-    together = run(layer, target, [source], DECIDED, own, outlines=outlines)
+    together = run(layer, target, [source], level, own, outlines=outlines)
     for row in range(4):
         alone, shown = (
             ConditioningVideo(each.latent[at], each.poses[at], each.intrinsics[at], each.times[at])
             for each, at in ((target, slice(row, row + 1)), (source, slice(row // 2, row // 2 + 1)))
         )
-        made = run(layer, alone, [shown], DECIDED, own[row : row + 1], outlines=outlines_of(alone, shown))
+        made = run(layer, alone, [shown], level, own[row : row + 1], outlines=outlines_of(alone, shown))
         assert torch.allclose(together[row], made[0], atol=1e-5)
 
 
@@ -139,6 +175,25 @@ def test_what_is_made_up_takes_outlines_once_its_shape_is_decided():
     assert torch.equal(
         run(layer, target, [source], early, own, outlines=outlines), run(layer, target, [source], early, own)
     )
+
+
+def test_how_much_is_made_up_has_outlines_once_an_edit_is_certain():
+    target, layer = video(camera(0.0, 0.0, 0.0)), head(1)
+    source, own = video(camera(0.0, 0.0, 0.0), seed=1), video(camera(0.0, 0.0, 0.0), seed=2).latent
+    with torch.no_grad():
+        layer.proj.bias.fill_(0.0)  # some of every candidate
+    given: list[torch.Tensor] = []
+
+    def watched(shares: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+        given.append(shares)
+        return bounded(shares, shown)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.copying.bounded", watched)
+        for level in (CERTAIN + 0.01, CERTAIN):
+            for outlines in (None, outlines_of(target, source)):
+                run(layer, target, [source], level, own, outlines=outlines)
+    assert len(given) == 1 and torch.allclose(given[0].sum(dim=1), torch.ones(()), atol=1e-5)
 
 
 def test_what_is_copied_takes_none():
