@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from pipeline.memory_pipeline import MemoryV2VPipeline, MemoryVideo
 from pipeline.mini import build_mini
-from pipeline.scenes import paired_edit, paths, random_scene, render
+from pipeline.scenes import paired_edit, paths, random_scene, render, seen_edit
 from pipeline.scenes.paired_edit import VOCABULARY
 from pipeline.text_encoder import UNKNOWN, word_tokenizer
 from pipeline.trajectory import Trajectory, default_intrinsics, preset
@@ -183,3 +183,33 @@ def test_a_turn_that_goes_back_finds_what_the_way_there_made_up_at_other_moments
             again = turn(source, back, [MemoryVideo(first, there)] if remembers else [], 1).flip(1)
             apart[remembers] += float((again - first)[:, 8:, :, 24:].square().mean())  # what the camera turns to
     assert apart[True] < 0.56 * apart[False]  # 0.47; 0.65, were a memory looked at where it is nearest in time
+
+
+def test_a_new_colour_ends_where_the_thing_ends(monkeypatch):
+    pipe = MemoryV2VPipeline.from_pretrained(str(ROOT / "pipeline/weights/mini"))
+    pipe.set_progress_bar_config(disable=True)
+    spilt, off = {False: 0.0, True: 0.0}, {False: 0.0, True: 0.0}
+    for seed in ((1 << 41) + (1 << 20) + each for each in (12, 24, 40)):
+        scene = random_scene(seed)
+        [path] = paths(scene, seed, 1, 16, 12.0, 1.0)
+        edit = seen_edit(scene, seed, path, 12.0)
+        assert edit.kind == "recolour"
+        views = [torch.tensor(each, dtype=torch.float32)[None] for each in (path.c2w, path.intrinsics)]
+        views.append(torch.arange(16)[None] / 12)
+        frames, after = (render([each], *views, 48, 48, samples=2).colour[0] for each in (scene, edit.scene))
+        seen, wanted = frames.float() / 255, after.float() / 255
+        thing = render([edit.scene], *views, 48, 48).objects[0] == edit.thing + 1
+        beside = ((wanted - seen).abs().amax(-1) < 0.02) & ~thing  # not its shadow
+        for is_bounded in spilt:
+            with monkeypatch.context() as patch:
+                if not is_bounded:
+                    patch.setattr("pipeline.copying.bounded", lambda shares, shown: shares)
+                made = pipe(
+                    source=frames.numpy(), source_trajectory=path, target_trajectory=path, prompt=edit.instruction,
+                    frame_rate=12.0, generator=torch.Generator().manual_seed(0), output_type="np",
+                ).frames  # fmt: skip
+            made = torch.as_tensor(made).float() / 255
+            spilt[is_bounded] += float((made - seen)[beside].square().mean())
+            off[is_bounded] += float((made - wanted)[thing].square().mean() / (seen - wanted)[thing].square().mean())
+    assert spilt[True] < 0.6 * spilt[False]  # 0.48
+    assert off[True] < 0.9 * off[False]  # 0.81: and the thing is nearer to what was asked for
