@@ -5,9 +5,9 @@ target and source share every ray, the source shows where things end. So there w
 filter (He, Sun and Tang, 2010): in every window it becomes the linear map of the source's colours that comes nearest to
 it, and a pixel takes the mean of what the maps of its windows make of it.
 
-What is made up also ends where a thing of the source ends. How much of a pixel is made up and not copied goes through the
-same filter, over wider windows, and is then driven to all or nothing: what runs over onto a floor that otherwise is
-copied is copied, too.
+What is made up also ends where a thing of the source ends. How much of a pixel is made up and not copied goes through
+the same filter, over wider windows, and is driven to all or nothing: what runs over onto a floor that is copied
+elsewhere is copied, too.
 """
 
 from __future__ import annotations
