@@ -79,7 +79,7 @@ class EditConfig:
     fingerprint_threads: int = free(8, "sources looked at in parallel before the run")
     # the published files
     crf: int = free(18, "x264 quality of the published videos, lower is better")
-    upscale: str = free("none", "none publishes at the model's size, source at the source's")
+    upscale: str = free("none", "none publishes at the model's size, source at that of what is shown of the source")
     audio: bool = free(True, "carry the source's sound into the published videos")
     compare: bool = free(True, "write compare.mp4, source and turns side by side")
 

@@ -272,5 +272,4 @@ def _is_whole(videos: Sequence[TurnVideo | CompareVideo]) -> bool:
 
 
 def _size(video: TurnVideo) -> str:
-    source = (video.source.height // 2 * 2, video.source.width // 2 * 2)
-    return f"{video.size[1]}x{video.size[0]}, {'the source' if video.size == source else 'the model'}'s size"
+    return f"{video.size[1]}x{video.size[0]}, {'the source' if video.size == video.fit.shown else 'the model'}'s scale"

@@ -22,10 +22,7 @@ OURS = re.compile(r"\.?(turn-\d+-.*\.mp4|compare\.mp4)(\.[0-9a-f]+\.partial)?")
 
 def turn_videos(chain: Chain, out: str, config: EditConfig) -> list[TurnVideo]:
     """The files that a chain's turns are published as."""
-    if config.upscale == "source":
-        size = (max(2, chain.info.height // 2 * 2), max(2, chain.info.width // 2 * 2))
-    else:
-        size = chain.fit.content[2:]
+    size = chain.fit.shown if config.upscale == "source" else chain.fit.content[2:]
     return [
         TurnVideo(
             url=f"{out}/{chain.name}/turn-{turn + 1:02d}-{instruction.label}.mp4",

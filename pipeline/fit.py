@@ -35,6 +35,14 @@ class Fit:
         top, left = max(0, self.offset[0]), max(0, self.offset[1])
         return top, left, min(self.height - top, self.resize[0]), min(self.width - left, self.resize[1])
 
+    @property
+    def shown(self) -> tuple[int, int]:
+        """(height, width) of what the content shows of the source, in the source's pixels; made even."""
+        h, w = self.source
+        if self.policy == "crop":  # the most of it that has the frame's aspect; `resize` is rounded
+            h, w = min(h, w * self.height // self.width), min(w, h * self.width // self.height)
+        return max(2, h // 2 * 2), max(2, w // 2 * 2)
+
     def apply(self, frames: np.ndarray) -> np.ndarray:
         """(..., h, w, 3) uint8 frames, already of the size `resize`, to (..., height, width, 3)."""
         if frames.shape[-3:-1] != self.resize:

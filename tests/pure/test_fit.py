@@ -37,6 +37,26 @@ def test_the_content_lies_inside_the_frame_and_is_even(source, policy, size, mul
         assert h >= found.height - 1 or w >= found.width - 1 or multiple == 2
 
 
+@given(sizes, policies, frames, multiples)
+def test_what_is_shown_of_the_source_is_all_of_it_or_the_most_that_has_the_frames_aspect(
+    source, policy, size, multiple
+):
+    found = fitted(source, policy, size, multiple)
+    h, w = found.shown
+    assert not h % 2 and not w % 2 and h <= source[0] and w <= source[1]
+    if policy == "letterbox":
+        assert (h, w) == (source[0] // 2 * 2, source[1] // 2 * 2)
+    elif min(h, w) > 2:
+        assert h >= source[0] - 1 or w >= source[1] - 1
+        ratio = (h * found.width) / (w * found.height)
+        assert abs(math.log(ratio)) <= math.log1p(4 / min(h, w)), "the picture is not stretched"
+
+
+def test_of_a_wide_source_a_square_crop_shows_a_square():
+    assert fit((360, 640), "crop", (96, 96)).shown == (360, 360)
+    assert fit((360, 640), "letterbox", (96, 96)).shown == (360, 640)
+
+
 @given(sizes, policies, multiples)
 def test_the_aspect_ratio_is_kept_to_the_pixel(source, policy, multiple):
     found = fitted(source, policy, (1, 1), max(multiple, 8) * 8)

@@ -237,6 +237,13 @@ def test_a_turn_at_the_sources_size_is_its_latents_enlarged(chain, setup, tmp_pa
     assert read_frames(video.url, 0, 1).shape == (1, 48, 64, 3)
 
 
+def test_a_cropped_turn_at_the_sources_size_has_that_of_the_crop(tmp_path, tiny_model) -> None:
+    clip = write_clip(tmp_path / "wide.mp4", moving_frames(20, 48, 96), rate=24)
+    config = dataclasses.replace(CONFIG, fit="crop", size="32x32", upscale="source")
+    [chain] = make_plan([clip], [parse_turn("pan_right")], config, resolve(tiny_model)).chains
+    assert [video.size for video in turn_videos(chain, str(tmp_path / "out"), config)] == [(48, 48)]
+
+
 def test_a_replaced_source_lends_its_sound_to_no_video_of_the_old_one(tmp_path, tiny_model, setup) -> None:
     clip = write_clip(tmp_path / "talk.mp4", moving_frames(20, 48, 64), audio="aac", rate=24)
     [chain] = make_plan([clip], [parse_turn("pan_right")], CONFIG, resolve(tiny_model)).chains
