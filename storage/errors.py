@@ -53,6 +53,8 @@ def reading(url: str, kind: type[StorageError] = StorageError) -> Iterator[None]
     except (StorageError, StorageFault):
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
+        if url.startswith(("http://", "https://")):  # fsspec raises it too where no server answers
+            raise kind(f"{url}: its server cannot be reached or has no such file; check the address") from error
         raise kind(f"{url}: no such file; check the path") from error
     except IsADirectoryError as error:
         raise kind(f"{url}: is a folder, expected a file; name a file inside it") from error

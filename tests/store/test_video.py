@@ -272,6 +272,10 @@ def test_bad_files_say_in_one_line_what_is_wrong(tmp_path):
     refused(tmp_path / "sound.mp4", "no video stream")
 
 
+def test_a_server_that_does_not_answer_is_no_wrong_path():
+    refused("http://localhost:9/a.mp4", "its server cannot be reached or has no such file; check the address")
+
+
 @pytest.mark.parametrize("name, front", [("index first.mp4", True), ("index last.mp4", False), ("cut.mkv", False)])
 def test_a_truncated_video_is_told_apart(tmp_path, name, front):
     options = {"movflags": "faststart"} if front else {}
