@@ -169,7 +169,7 @@ def train(
                 save_model(pipe, weights, setup.model, Path(setup.out) / MODEL, lora=setup.tune == "lora")
         state = trainer.state_dict()
         if rank == 0:
-            checkpoints.save(trainer.step, state | {"model": setup.model_digest})
+            checkpoints.save(trainer.step, state | {"model": setup.model_digest, "tune": setup.tune})
 
     if not resumed:
         if held_out:
@@ -202,6 +202,12 @@ def _resume(trainer: Trainer, checkpoints: Checkpoints, setup: TrainingSetup) ->
     if (found := checkpoints.latest()) is None:
         return False
     step, state = found
+    tuned = state.get("tune", setup.tune)  # older ones do not say
+    if tuned != setup.tune:
+        raise ValueError(
+            f"{checkpoints.path(step)}: other parameters were trained, those of tune={tuned}, expected are those of "
+            f"tune={setup.tune}; set tune={tuned}, or choose another --out"
+        )
     try:
         begun = state.get("model", setup.model_digest)  # older ones do not say
         if setup.tune != "all" and begun != setup.model_digest:  # what is not tuned is not in it

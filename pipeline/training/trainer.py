@@ -158,7 +158,9 @@ class Trainer:
             expected = tuple(self.parameters[name].shape) if name in self.parameters else None
             got = tuple(theirs[name].shape) if name in theirs else None
             if expected != got:
-                raise ValueError(f"checkpoint of another model: {name} has shape {got}, expected {expected}")
+                raise ValueError(
+                    f"checkpoint of another model, tune or lora_rank: {name} has shape {got}, expected {expected}"
+                )
         named = state.get("optimizer", self.recipe.optimizer)  # older ones do not say
         if named != self.recipe.optimizer or len(state["optimizers"]) != len(self.optimizers):
             raise ValueError(f"checkpoint of another optimizer, {named}, expected {self.recipe.optimizer}")

@@ -213,6 +213,15 @@ def test_what_was_tuned_of_one_model_is_not_gone_on_with_in_another(short, tmp_p
         assert newest(asked)[0] == (1 if refused else 2)
 
 
+def test_a_checkpoint_of_another_tune_is_called_that_and_not_another_model(short):
+    asked = short(tune="words", recipe={"steps": 1})
+    train(asked)
+    said = "step-00000001.pt: other parameters were trained, those of tune=words, expected are those of tune=all; "
+    with pytest.raises(ValueError, match=f"{said}set tune=words, or choose another --out$"):
+        train(replace(asked, tune="all"))
+    assert newest(asked)[0] == 1
+
+
 def test_the_attention_that_a_model_was_trained_with_is_the_one_it_uses(short):
     asked = short(attention="joint", recipe={"steps": 1, "targets": 1})
     train(asked)
