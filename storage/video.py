@@ -1,8 +1,8 @@
 """Reading video: some of a file's frames (`read_frames`, `Reader`), or all of them in a stream (`iter_frames`).
 
-Frames are (H, W, 3) uint8 RGB as a player shows them: rotated as the metadata says, with square pixels, converted with
-the stream's own matrix and range. An untagged stream is BT.709 from 720 lines or 1280 columns on, else BT.601, limited
-range, which is what players assume. Frames are numbered as in storage.video_index.
+Frames are (H, W, 3) uint8 RGB as a player shows them: rotated and mirrored as the metadata say, with square pixels,
+converted with the stream's own matrix and range. An untagged stream is BT.709 from 720 lines or 1280 columns on, else
+BT.601, limited range, which is what players assume. Frames are numbered as in storage.video_index.
 
 Reading in the middle seeks to the last key frame shown at or before the first wanted frame. Everything runs on one
 thread, so that many readers share a machine as they were told to. What is wrong with a file is a VideoError, what may
@@ -145,7 +145,7 @@ class _Picture:
     """From decoded frames to RGB arrays of one size (height, width) as displayed; keeps the scaler's state."""
 
     def __init__(self, info: VideoInfo, size: tuple[int, int]) -> None:
-        self.turns = info.rotation // 90
+        self.turns, self.mirrored = info.rotation // 90, info.mirrored
         self.size = size if self.turns % 2 == 0 else size[::-1]
         self.scaler = VideoReformatter()
 
@@ -160,4 +160,5 @@ class _Picture:
             src_color_range=ColorRange.JPEG if full else ColorRange.MPEG, dst_color_range=ColorRange.JPEG,
             interpolation=SCALING, threads=1,
         )  # fmt: skip
-        return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), self.turns))
+        pixels = rgb.to_ndarray()
+        return np.ascontiguousarray(np.rot90(pixels[::-1] if self.mirrored else pixels, self.turns))

@@ -21,6 +21,7 @@ from typing import Any
 import av
 import fsspec
 import numpy as np
+from av.sidedata.sidedata import Type as SideData
 from av.video.frame import VideoFrame
 
 from storage.errors import VideoError, reading
@@ -48,6 +49,7 @@ class VideoInfo:
     pts: time of every frame from the first, in `time_base` seconds; None where the rate is constant (to the container's
     clock). start: seconds from the container's zero to the first frame, which the sound is relative to.
     seconds: from the first frame to the end of the last. rotation: counter-clockwise, one of 0, 90, 180, 270.
+    mirrored: the picture is flipped top to bottom before it is rotated.
     """
 
     url: str
@@ -61,6 +63,7 @@ class VideoInfo:
     rotation: int
     start: Fraction = Fraction(0)
     seconds: Fraction = Fraction(0)
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)
@@ -191,7 +194,7 @@ def _demuxed(url: str, known: tuple[Any, ...]) -> Index:
         height, width = width, height
     info = VideoInfo(
         url, len(pts), height, width, rate, time_base, None if constant else tuple((pts - pts[0]).tolist()), audio,
-        rotation, int(pts[0]) * time_base, seconds,
+        rotation, int(pts[0]) * time_base, seconds, _mirrors(first),
     )  # fmt: skip
     return Index(info, none if counted else pts, keys, counted)
 
@@ -228,6 +231,14 @@ def _rate(pts: np.ndarray, time_base: Fraction, rates: tuple[Fraction | None, ..
     if mean is None:
         return Fraction(25), True
     return mean.limit_denominator(1001000), False
+
+
+def _mirrors(frame: Any) -> bool:
+    """Whether the display matrix mirrors. `frame.rotation` comes from its first row, so it is the second that does."""
+    if SideData.DISPLAYMATRIX not in frame.side_data:
+        return False
+    a, b, _, c, d = np.frombuffer(frame.side_data[SideData.DISPLAYMATRIX], np.int32)[:5].tolist()
+    return bool(a * d < b * c)
 
 
 def _first_frame(index: Index, count: bool) -> tuple[VideoFrame, int]:

@@ -54,12 +54,13 @@ def write_clip(
     audio: str | None = None,
     sound_rate: int = 48_000,
     rotation: int = 0,
+    mirrored: bool = False,
     pix_fmt: str = "yuv420p",
     aspect: Fraction | None = None,
     container_options: dict[str, str] | None = None,
 ) -> str:
     """A clip of RGB frames. pts: in time_base, for a varying rate. audio: a codec, for two 440 Hz beeps, at 0.25 and
-    1 s, of so many samples a second."""
+    1 s, of so many samples a second. mirrored: left to right, after the rotation."""
     frames = list(frames)
     if codec == "libx264":  # else two clips of the same frames are not always the same
         options = {"x264-params": REPEATABLE, **(options or {})}
@@ -71,8 +72,8 @@ def write_clip(
         video.codec_context.time_base = base
         if aspect:
             video.codec_context.sample_aspect_ratio = aspect
-        if rotation:
-            video.set_display_rotation(rotation)
+        if rotation or mirrored:
+            video.set_display_rotation(rotation, hflip=mirrored)
         sound = container.add_stream(audio, rate=sound_rate, layout="mono") if audio else None
         for number, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")

@@ -219,6 +219,16 @@ def test_a_rotated_video_comes_as_a_player_shows_it(tmp_path, rotation, k):
     assert read_frames(turned, 0, 1, (30, 20)).shape == (1, 30, 20, 3)
 
 
+@pytest.mark.parametrize("rotation, k", [(0, 0), (90, 1), (-90, 3), (180, 2)])
+def test_a_mirrored_video_comes_as_a_player_shows_it(tmp_path, rotation, k):
+    upright = write_clip(tmp_path / "a.mp4", moving_frames(5))
+    mirrored = write_clip(tmp_path / "b.mp4", moving_frames(5), rotation=rotation, mirrored=True)
+    info = probe(mirrored)
+    assert (info.height, info.width) == ((96, 64) if k % 2 else (64, 96))
+    expected = np.rot90(read_frames(upright, 0, 5), k, axes=(1, 2))[:, :, ::-1]
+    np.testing.assert_array_equal(read_frames(mirrored, 0, 5), expected)
+
+
 def test_oblong_pixels_become_square_ones(tmp_path):
     path = write_clip(tmp_path / "a.mp4", moving_frames(3), aspect=Fraction(4, 3))
     assert (probe(path).height, probe(path).width) == (64, 128)
