@@ -26,6 +26,7 @@ from actors.scheduler import Assignment, Scheduler
 from actors.setup import Setup
 from actors.waiting import Waiting
 from pipeline.edit import Edit
+from storage.memory import LibraryError
 
 # Seconds to wait for a Librarian that died: its process must start and load torch and Lance on a machine under load.
 PATIENCE = 180.0
@@ -288,6 +289,8 @@ class Run:
                 self._to_publish.append(publication)
                 return
             reason = one_line(error) if raised else _start_error(error)
+            if not isinstance(error, LibraryError):  # which says that edits are damaged or gone
+                reason += " (the edits are kept: the same command publishes them again)"
             self.outcome.unpublished.append((publication.source, reason))
         else:
             if isinstance(publication.video, TurnVideo):

@@ -174,7 +174,7 @@ def _notes(plan: Plan, outcome: Outcome) -> list[Note]:
             notes.append(Note("failed", chain.url, f"{chain.url}: {outcome.failed[chain.name]}"))
     for name, reason in outcome.unpublished:
         url = next(chain.url for chain in plan.chains if chain.name == name)
-        notes.append(Note("failed", url, f"{reason} (the edits are kept: the same command publishes them again)"))
+        notes.append(Note("failed", url, reason))
     return notes
 
 

@@ -17,9 +17,9 @@ import pyarrow as pa
 
 from pipeline.coverage import Sphere, coverage
 from pipeline.retrieval import Candidates
-from storage.lance_rows import KEEP, fault, insert, metadata_of, opened
+from storage.lance_rows import KEEP, fault, insert, line, metadata_of, opened
 from storage.lock import alone
-from storage.memory import LibraryError, Memory, check, memory, numbers, schema, table, trajectory
+from storage.memory import MEND, LibraryError, Memory, check, memory, numbers, schema, table, trajectory
 
 SCHEMA_VERSION = "1"
 
@@ -192,7 +192,12 @@ class Library:
         if not ids:
             return []
         rows = self._rows(ids, [*columns, "_rowid"], _where(ids, source))
-        blobs = self._dataset.read_blobs("latent", ids=rows["_rowid"].to_pylist(), preserve_order=True)
+        try:
+            blobs = self._dataset.read_blobs("latent", ids=rows["_rowid"].to_pylist(), preserve_order=True)
+        except (ValueError, OSError) as error:
+            if "Not found" in str(error) or "fill whole buffer" in str(error):  # a file that is gone, or too short
+                raise LibraryError(f"latents in {self.url} are damaged: {line(error)}; {MEND}") from error
+            raise fault(self.url, "latents cannot be read", error, "check the disk and the network") from error
         return [memory(rows, index, latent or b"", self.url) for index, (_, latent) in enumerate(blobs)]
 
     def memories_used(self, ids: Sequence[str], source: str | None = None) -> dict[str, tuple[str, ...]]:

@@ -19,6 +19,7 @@ from pipeline.coverage import Sphere, coverage
 from pipeline.trajectory import Trajectory
 
 NUMBERS = ("trajectory", "intrinsics", "descriptor")  # columns of many numbers a row
+MEND = "restore the library from a copy, or add --fresh to the command: it makes all edits of its sources anew"
 LATENT_DTYPES = ("float32", "bfloat16", "float16", "float64", "uint8")
 
 
@@ -159,8 +160,7 @@ def memory(rows: pa.Table, index: int, latent: bytes, library: str) -> Memory:
     if found != row["sha256"] or len(latent) != math.prod(shape) * dtype.itemsize:
         raise LibraryError(
             f"memory {row['id']} in {library} is damaged: its latent has {len(latent)} bytes with sha256 {found}, "
-            f"expected {math.prod(shape) * dtype.itemsize} with {row['sha256']}; restore the library from a copy, or "
-            f"erase source {row['source']} and run the same command again"
+            f"expected {math.prod(shape) * dtype.itemsize} with {row['sha256']}; {MEND}"
         )
     return Memory(
         id=row["id"],

@@ -190,6 +190,19 @@ def test_a_source_is_forgotten_with_all_its_videos_whatever_it_was_called_and_wi
     assert summary["sources"] == {"done": 0, "failed": 0} and table(out) == ([], []), "also of what was only forgotten"
 
 
+def test_a_damaged_latent_is_not_called_kept_and_the_advice_that_is_given_helps(edited, tiny_model, tmp_path) -> None:
+    out = tmp_path / "copy"
+    shutil.copytree(edited.out, out)
+    before = latents(out, tiny_model)
+    last = list(before.values())[-1]
+    [path] = [path for path in (out / "library").rglob("*") if path.is_file() and last in path.read_bytes()]
+    path.write_bytes(path.read_bytes().replace(last, bytes(len(last))))
+    code, said = run(edited.clip, *TURNS, "crf=30", out=out, model=tiny_model)
+    assert code == 1 and "is damaged" in said and "add --fresh" in said and "kept" not in said
+    code, said = run(edited.clip, *TURNS, "--fresh", out=out, model=tiny_model)
+    assert code == 0 and latents(out, tiny_model) == before
+
+
 def test_nothing_of_an_owners_is_anothers(edited, tiny_model, tmp_path, monkeypatch) -> None:
     out = tmp_path / "copy"
     shutil.copytree(edited.out, out)

@@ -345,8 +345,25 @@ def test_a_flipped_byte_of_a_latent_is_found_by_its_checksum(url, library, size)
     path.write_bytes(path.read_bytes().replace(raw, bytes([raw[0] ^ 1]) + raw[1:]))
     reader = Library.open(url, **PLACE, create=False)
     assert reader.read([edit_id("sound")])[0].id == edit_id("sound")
-    with pytest.raises(LibraryError, match=f"memory {put.id} in .* is damaged: .*expected .*; restore the library"):
+    with pytest.raises(
+        LibraryError, match=f"memory {put.id} in .* is damaged: .*expected .*; restore the library .*--fresh"
+    ):
         reader.read([put.id])
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: os.truncate(path, 1000)], ids=["gone", "cut off"])
+def test_a_latent_whose_file_is_damaged_is_said_in_one_line_and_erasing_mends_it(url, library, damage):
+    put = a_memory("damaged", size=256)
+    library.commit([put])
+    [path] = Path(url).rglob("*.blob")
+    damage(path)
+    reader = Library.open(url, **PLACE)
+    with pytest.raises(LibraryError, match="latents in .* are damaged: .*; restore the library .*--fresh") as caught:
+        reader.read([put.id])
+    assert "\n" not in str(caught.value)
+    reader.erase([put.source])
+    reader.commit([put])
+    assert torch.equal(reader.read([put.id])[0].latent, put.latent)
 
 
 @pytest.fixture
