@@ -119,6 +119,13 @@ def read_trajectory(url: str, intrinsics: np.ndarray, camera: str = "cam01") -> 
     try:
         with reaching(url):
             colmap = filesystem.isdir(path)
+            if colmap and filesystem.exists(f"{path}/images.bin") and not filesystem.exists(f"{path}/images.txt"):
+                raise TrajectoryError(
+                    f"{url} holds COLMAP's binary files, expected {' and '.join(COLMAP)}; make them with colmap "
+                    f"model_converter --input_path {url} --output_path {url} --output_type TXT"
+                )
+            if not colmap and posixpath.basename(path) in COLMAP:
+                raise TrajectoryError(f"{url} is one of COLMAP's files, expected the folder of {' and '.join(COLMAP)}")
             files = [f"{path}/{name}" for name in COLMAP] if colmap else [path]
             texts = [filesystem.cat_file(file).decode() for file in files]
     except FileNotFoundError:

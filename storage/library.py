@@ -63,6 +63,10 @@ class Library:
         use to this model."""
         if os.path.isfile(url):  # Lance would try for two seconds and then speak of `_versions`
             raise LibraryError(f"library {url} is a file; a library is a folder: name another place")
+        if url.startswith("memory:"):
+            raise LibraryError(
+                f"library {url} would live in one process alone; a run has several: name a folder or store"
+            )
         dataset = opened(url)
         if dataset is None:
             if not create:

@@ -105,6 +105,16 @@ def test_a_trajectory_that_is_not_there_says_what_was_expected(tmp_path) -> None
         read_trajectory(str(tmp_path), INTRINSICS)
 
 
+def test_colmaps_binary_files_and_one_of_its_text_files_alone_say_what_to_give(tmp_path) -> None:
+    for name in ("cameras.bin", "images.bin"):
+        (tmp_path / name).write_bytes(bytes(8))
+    with pytest.raises(TrajectoryError, match=r"binary files, expected cameras\.txt .* --output_type TXT"):
+        read_trajectory(str(tmp_path), INTRINSICS)
+    (tmp_path / "images.txt").write_text("# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME\n")
+    with pytest.raises(TrajectoryError, match=r"images\.txt is one of COLMAP's files, expected the folder of "):
+        read_trajectory(str(tmp_path / "images.txt"), INTRINSICS)
+
+
 def test_a_folder_of_colmap_is_a_path_that_begins_where_the_source_stands(tmp_path) -> None:
     path = preset("arc_left", 12, INTRINSICS)[4:]
     for name, text in zip(("cameras.txt", "images.txt"), write_colmap(path, 64, 64), strict=True):
