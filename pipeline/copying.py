@@ -162,7 +162,7 @@ class Copying(nn.Module):
                     scores.append(score.masked_fill(~inside, -torch.inf))
             shares = finer(torch.cat(scores, dim=1).softmax(dim=1))
             if outlines is not None and (certain := shared & (level <= CERTAIN)).any():
-                shares = torch.where(certain, bounded(shares, framewise(outlines.shown)), shares)
+                shares = torch.where(certain, bounded(shares, self.points, framewise(outlines.shown)), shares)
             shares = shares.split([len(each[0]) for each in scores], dim=1)
             parts = [(share[:, None] * each).sum(dim=2) for share, each in zip(shares, candidates, strict=True)]
             return sum(parts[1:], parts[0]).unflatten(0, (count, frames)).transpose(1, 2).to(own.dtype)

@@ -26,6 +26,7 @@ REACH = 8  # as RADIUS, of what share is made up: as far as a patch of `mini` ru
 PLAIN = 0.01  # as EDGE
 ROUNDS = 3  # so often it is filtered and
 STEEP = 12.0  # made steeper: the slope of a sigmoid, four times the one at a half
+SURE = 1e-6  # a source that is this unlikely is not copied, whatever is beside it
 CERTAIN = 0.3  # as DECIDED: in more noise an edit must still be free to spread
 
 
@@ -52,15 +53,18 @@ def outlines_of(target: ConditioningVideo, source: ConditioningVideo | None) -> 
     return Outlines(source.latent.float().repeat_interleave(copies, dim=0), same) if same.any() else None
 
 
-def bounded(shares: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
-    """Shares of candidates in every pixel (N, J, H, W), what is made up first, with that part all or nothing within the
-    outlines of what is shown (N, C, H, W). The others divide the rest as they did, and all sum to 1."""
-    own, others = shares[:, :1], shares[:, 1:]
-    within = own
+def bounded(shares: torch.Tensor, points: int, shown: torch.Tensor) -> torch.Tensor:
+    """Shares of candidates in every pixel (N, J, H, W), what is made up first and so many points of the source behind
+    it: these divide between them what memories leave, and now all or nothing within the outlines of what is shown
+    (N, C, H, W), but where the model is SURE. What is remembered has outlines and stays."""
+    own, source, memories = shares.tensor_split([1, 1 + points], dim=1)
+    copied = source.sum(dim=1, keepdim=True)
+    left = (own + copied).clamp(min=torch.finfo(shares.dtype).tiny)
+    within = own / left
     for _ in range(ROUNDS):
         within = torch.sigmoid(STEEP * (outlined(within, shown, REACH, PLAIN) - 0.5))
-    result = torch.cat([within, others * (1 - within) / (1 - own).clamp(min=1e-6)], dim=1)
-    return result / result.sum(dim=1, keepdim=True)  # where there are no others, what is made up is all
+    parts = torch.cat([within, source * (1 - within) / copied.maximum(SURE * left)], dim=1)
+    return torch.cat([parts * (left / parts.sum(dim=1, keepdim=True)), memories], dim=1)
 
 
 def outlined(made: torch.Tensor, shown: torch.Tensor, radius: int = RADIUS, edge: float = EDGE) -> torch.Tensor:

@@ -203,7 +203,7 @@ def test_a_new_colour_ends_where_the_thing_ends(monkeypatch):
         for is_bounded in spilt:
             with monkeypatch.context() as patch:
                 if not is_bounded:
-                    patch.setattr("pipeline.copying.bounded", lambda shares, shown: shares)
+                    patch.setattr("pipeline.copying.bounded", lambda shares, points, shown: shares)
                 made = pipe(
                     source=frames.numpy(), source_trajectory=path, target_trajectory=path, prompt=edit.instruction,
                     frame_rate=12.0, generator=torch.Generator().manual_seed(0), output_type="np",

@@ -54,13 +54,13 @@ def test_it_is_the_guided_filter_as_published_window_by_window(size):
     assert np.abs(outlined(made, shown)[0].numpy() - expected).max() < 1e-5
 
 
-def test_a_share_goes_through_it_three_times_over_wider_windows_and_becomes_steeper_each_time():
+def test_the_share_goes_through_it_three_times_over_wider_windows_and_becomes_steeper_each_time():
     own, shown = pictures(1, 24, 20, 1).sigmoid(), pictures(1, 24, 20, seed=1)
     within = own[0].double().numpy()
     for _ in range(3):
         within = 1 / (1 + np.exp(-12 * (reference(within, shown[0].double().numpy(), REACH, PLAIN) - 0.5)))
     assert 0.1 < within.mean() < 0.9 and within.std() > 0.1  # it is not all one
-    result = bounded(torch.cat([own, 1 - own], dim=1), shown)
+    result = bounded(torch.cat([own, 1 - own], dim=1), 1, shown)
     assert np.abs(result[0, :1].numpy() - within).max() < 1e-3
 
 
@@ -70,21 +70,33 @@ def test_what_is_made_up_ends_where_a_thing_of_the_source_ends():
     own = torch.zeros(1, 1, 32, 32)
     own[:, :, 6:27, 4:27] = 0.8  # runs over by up to four pixels
     own[:, :, 14:16, 14:16] = 0.2  # and has a hole
-    result = bounded(torch.cat([own, 1 - own], dim=1), shown)[:, 0]
+    result = bounded(torch.cat([own, 1 - own], dim=1), 1, shown)[:, 0]
     thing = shown[:, 0] > 0
     assert (result[thing] > 0.95).all() and (result[~thing] < 0.05).all()
 
 
-def test_other_candidates_divide_the_rest_as_they_did_and_all_sum_to_one():
-    shares, shown = pictures(2, 16, 16, 4).mul(2).softmax(dim=1), pictures(2, 16, 16, seed=1)
-    result = bounded(shares, shown)
-    assert torch.allclose(result.sum(dim=1), torch.ones(2, 16, 16), atol=1e-6) and (result >= 0).all()
-    assert torch.allclose(result[:, 1:] * shares[:, 1:2], result[:, 1:2] * shares[:, 1:], atol=1e-6)
-    alone = torch.cat([torch.ones(2, 1, 16, 16), torch.zeros(2, 3, 16, 16)], dim=1)
-    alone[:, :, 4:12] = shares[:, :, 4:12]
-    kept = bounded(alone, shown)[:, 0]
-    assert (kept[:, :4] == 1).all() and (kept[:, 12:] == 1).all(), "where nothing can be copied all is made up"
-    assert bounded(alone, shown).isfinite().all()
+def test_what_is_remembered_stays_and_points_of_the_source_divide_theirs_as_they_did():
+    shares, shown = pictures(2, 16, 16, 5).mul(2).softmax(dim=1), pictures(2, 16, 16, seed=1)
+    shares[:, 3:, 12:] = 0  # of memories that look elsewhere
+    shares = shares / shares.sum(dim=1, keepdim=True)
+    result = bounded(shares, 2, shown)
+    assert torch.equal(result[:, 3:], shares[:, 3:]) and (result >= 0).all()
+    assert torch.allclose(result.sum(dim=1), torch.ones(2, 16, 16), atol=1e-6)
+    assert torch.allclose(result[:, 1] * shares[:, 2], result[:, 2] * shares[:, 1], atol=1e-6)
+    scaled = shares / shares[:, :3].sum(dim=1, keepdim=True)
+    alone = bounded(scaled[:, :3], 2, shown)
+    assert torch.allclose(result[:, :3] / shares[:, :3].sum(dim=1, keepdim=True), alone, atol=1e-4)
+
+
+def test_shares_of_next_to_nothing_lose_nothing():
+    shown = pictures(1, 16, 16, seed=1)
+    for rest in (0.0, 1e-30, 1e-7):
+        shares = torch.tensor([1 - rest, rest, 0.0])[:, None, None].repeat(1, 1, 16, 16)
+        shares[:, :, 4:8] = torch.tensor([rest, rest, 1 - 2 * rest])[:, None, None]  # all is remembered
+        shares[:, :, 8:12] = torch.tensor([rest, 1 - rest, 0.0])[:, None, None]
+        result = bounded(shares, 1, shown)
+        assert torch.allclose(result.sum(dim=1), torch.ones(1, 16, 16), atol=1e-5)
+    assert (bounded(torch.tensor([1.0, 0.0])[:, None, None].repeat(1, 1, 16, 16), 1, shown)[:, 0] == 1).all()
 
 
 def test_other_numbers_of_channels_and_every_frame_for_itself():
@@ -184,9 +196,9 @@ def test_how_much_is_made_up_has_outlines_once_an_edit_is_certain():
         layer.proj.bias.fill_(0.0)  # some of every candidate
     given: list[torch.Tensor] = []
 
-    def watched(shares: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+    def watched(shares: torch.Tensor, points: int, shown: torch.Tensor) -> torch.Tensor:
         given.append(shares)
-        return bounded(shares, shown)
+        return bounded(shares, points, shown)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.copying.bounded", watched)
