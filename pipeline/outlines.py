@@ -59,7 +59,7 @@ def bounded(shares: torch.Tensor, points: int, shown: torch.Tensor) -> torch.Ten
     (N, C, H, W), but where the model is SURE. What is remembered has outlines and stays."""
     own, source, memories = shares.tensor_split([1, 1 + points], dim=1)
     copied = source.sum(dim=1, keepdim=True)
-    left = (own + copied).clamp(min=torch.finfo(shares.dtype).tiny)
+    left = (own + copied).clamp(min=1e-30)  # memories may leave nothing
     within = own / left
     for _ in range(ROUNDS):
         within = torch.sigmoid(STEEP * (outlined(within, shown, REACH, PLAIN) - 0.5))
