@@ -26,7 +26,7 @@ REACH = 8  # as RADIUS, of what share is made up: as far as a patch of `mini` ru
 PLAIN = 0.01  # as EDGE
 ROUNDS = 3  # so often it is filtered and
 STEEP = 12.0  # made steeper: the slope of a sigmoid, four times the one at a half
-SURE = 1e-6  # a source that is this unlikely is not copied, whatever is beside it
+SURE = 1e-6  # the less likely a source is than this, the less it is copied for what is beside it: not at all at 1e-10
 CERTAIN = 0.3  # as DECIDED: in more noise an edit must still be free to spread
 
 
@@ -56,7 +56,7 @@ def outlines_of(target: ConditioningVideo, source: ConditioningVideo | None) -> 
 def bounded(shares: torch.Tensor, points: int, shown: torch.Tensor) -> torch.Tensor:
     """Shares of candidates in every pixel (N, J, H, W), what is made up first and so many points of the source behind
     it: these divide between them what memories leave, and now all or nothing within the outlines of what is shown
-    (N, C, H, W), but where the model is SURE. What is remembered has outlines and stays."""
+    (N, C, H, W), but where a source is SURE not to be right. What is remembered has outlines and stays."""
     own, source, memories = shares.tensor_split([1, 1 + points], dim=1)
     copied = source.sum(dim=1, keepdim=True)
     left = (own + copied).clamp(min=1e-30)  # memories may leave nothing
