@@ -143,7 +143,8 @@ class Chain:
 
         def remembers(number: int) -> bool:
             other_turn, other_segment = divmod(number, len(self.segments))
-            # What looks there but was told something else would be copied against the words.
+            # What looks there but was told something else would be copied against the words. (Of text turns those of
+            # the same turn were told the same, and `text_memories` asks for others.)
             if not by_descriptor and self.looks[other_turn] != self.looks[t]:
                 return False
             # After a cut nothing goes on from before it, and where the camera went is known only if it was given.

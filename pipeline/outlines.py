@@ -12,6 +12,7 @@ elsewhere is copied, too.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -60,33 +61,45 @@ def bounded(shares: torch.Tensor, points: int, shown: torch.Tensor) -> torch.Ten
     own, source, memories = shares.tensor_split([1, 1 + points], dim=1)
     copied = source.sum(dim=1, keepdim=True)
     left = (own + copied).clamp(min=1e-30)  # memories may leave nothing
-    within = own / left
+    within, filtered = own / left, guided(shown, REACH, PLAIN)
     for _ in range(ROUNDS):
-        within = torch.sigmoid(STEEP * (outlined(within, shown, REACH, PLAIN) - 0.5))
+        within = torch.sigmoid(STEEP * (filtered(within) - 0.5))
     parts = torch.cat([within, source * (1 - within) / copied.maximum(SURE * left)], dim=1)
     return torch.cat([parts * (left / parts.sum(dim=1, keepdim=True)), memories], dim=1)
 
 
-def outlined(made: torch.Tensor, shown: torch.Tensor, radius: int = RADIUS, edge: float = EDGE) -> torch.Tensor:
-    """What was made up (N, M, H, W), with the outlines of what is shown (N, C, H, W). The result as the first; all are
-    float32."""
-    over_rows, over_columns = (_window(size, radius, made.device) for size in made.shape[2:])
+def outlined(made: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+    """What was made up, with the outlines of what is shown. Both and the result (N, C, H, W), float32."""
+    return guided(shown, RADIUS, EDGE)(made)
+
+
+def guided(shown: torch.Tensor, radius: int, edge: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The guided filter of what is shown (N, C, H, W), in windows that reach `radius` pixels from their middles: takes
+    and gives (N, M, H, W); all are float32."""
+    over_rows, over_columns = (_window(size, radius, shown.device) for size in shown.shape[2:])
 
     def mean(values: torch.Tensor) -> torch.Tensor:
         """Over the window around every pixel. As products of matrices: torch's own pooling takes ten times as long."""
         return over_rows @ values @ over_columns.T
 
-    channels = shown.shape[1]
-    both = torch.cat([shown, made], dim=1)
-    means = mean(both)
-    products = mean((shown[:, :, None] * both[:, None]).flatten(1, 2)).unflatten(1, (channels, -1))
-    spread = (products - means[:, :channels, None] * means[:, None]).movedim((1, 2), (-2, -1))  # (N, H, W, C, C + M)
-    own, across = spread.tensor_split([channels], dim=-1)
-    slopes = torch.linalg.solve(own + edge * torch.eye(channels, device=made.device), across)
-    slopes = slopes.movedim((-2, -1), (1, 2))  # (N, C, M, H, W)
-    offsets = means[:, channels:] - (slopes * means[:, :channels, None]).sum(dim=1)
-    slopes, offsets = mean(slopes.flatten(1, 2)).view_as(slopes), mean(offsets)
-    return (slopes * shown[:, :, None]).sum(dim=1) + offsets
+    centre = mean(shown)
+
+    def spread(values: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
+        """(N, H, W, C, M): how what is shown varies with values in every window."""
+        products = mean((shown[:, :, None] * values[:, None]).flatten(1, 2)).unflatten(1, (shown.shape[1], -1))
+        return (products - centre[:, :, None] * means[:, None]).movedim((1, 2), (-2, -1))
+
+    own = spread(shown, centre) + edge * torch.eye(shown.shape[1], device=shown.device)
+    factors = torch.linalg.lu_factor(own)
+
+    def filtered(values: torch.Tensor) -> torch.Tensor:
+        means = mean(values)
+        slopes = torch.linalg.lu_solve(*factors, spread(values, means)).movedim((-2, -1), (1, 2))  # (N, C, M, H, W)
+        offsets = means - (slopes * centre[:, :, None]).sum(dim=1)
+        slopes, offsets = mean(slopes.flatten(1, 2)).view_as(slopes), mean(offsets)
+        return (slopes * shown[:, :, None]).sum(dim=1) + offsets
+
+    return filtered
 
 
 def _window(size: int, radius: int, device: torch.device) -> torch.Tensor:

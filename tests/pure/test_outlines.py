@@ -189,7 +189,7 @@ def test_what_is_made_up_takes_outlines_once_its_shape_is_decided():
     )
 
 
-def test_how_much_is_made_up_has_outlines_once_an_edit_is_certain():
+def test_how_much_is_made_up_has_outlines_once_an_edit_is_certain(monkeypatch):
     target, layer = video(camera(0.0, 0.0, 0.0)), head(1)
     source, own = video(camera(0.0, 0.0, 0.0), seed=1), video(camera(0.0, 0.0, 0.0), seed=2).latent
     with torch.no_grad():
@@ -200,12 +200,27 @@ def test_how_much_is_made_up_has_outlines_once_an_edit_is_certain():
         given.append(shares)
         return bounded(shares, points, shown)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.copying.bounded", watched)
-        for level in (CERTAIN + 0.01, CERTAIN):
-            for outlines in (None, outlines_of(target, source)):
-                run(layer, target, [source], level, own, outlines=outlines)
+    monkeypatch.setattr("pipeline.copying.bounded", watched)
+    for level in (CERTAIN + 0.01, CERTAIN):
+        for outlines in (None, outlines_of(target, source)):
+            run(layer, target, [source], level, own, outlines=outlines)
     assert len(given) == 1 and torch.allclose(given[0].sum(dim=1), torch.ones(()), atol=1e-5)
+
+
+def test_shares_are_of_what_is_made_up_then_of_the_source_then_of_memories_and_decide(monkeypatch):
+    stays = camera(0.0, 0.0, 0.0)
+    target, source, memory = (video(stays, torch.full((1, 3, 4, 32, 32), grey)) for grey in (0.0, 0.5, -0.5))
+    own, layer = torch.full_like(target.latent, 0.25), head(2, points=2)
+    looks = [0.25, 0.5, 0.5, -0.5, -0.5]
+    for place, look in enumerate(looks):
+
+        def decided(shares: torch.Tensor, points: int, shown: torch.Tensor, place: int = place) -> torch.Tensor:
+            assert points == 2 and shares.shape[1] == len(looks) and (shown == 0.5).all()
+            return (torch.arange(len(looks)) == place).float()[:, None, None].expand_as(shares)
+
+        monkeypatch.setattr("pipeline.copying.bounded", decided)
+        result = run(layer, target, [source, memory], CERTAIN, own, outlines=outlines_of(target, source))
+        assert torch.allclose(result, torch.full_like(result, look), atol=1e-5)
 
 
 def test_what_is_copied_takes_none():
