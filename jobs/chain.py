@@ -18,6 +18,7 @@ from jobs.config import EditConfig, bits_of
 from jobs.turn import Turn
 from pipeline.edit import Edit
 from pipeline.fit import Fit
+from pipeline.prompt import clean
 from pipeline.segments import Segment
 from pipeline.trajectory import Trajectory
 from storage.location import absolute
@@ -92,13 +93,15 @@ class Chain:
         return tuple(prompts)
 
     @cached_property
-    def looks(self) -> tuple[tuple[str, ...], ...]:
-        """The prompts that what a turn makes has come to look like, one after the other. An edit of the source has its
-        own alone, one of the last turn that turn's as well, and to be told the same again changes nothing."""
-        looks: list[tuple[str, ...]] = []
+    def looks(self) -> tuple[tuple[tuple[str, str], ...], ...]:
+        """What a turn's result was told, one (prompt, negative prompt) after the other, as the model reads them. An
+        edit of the source was told its own alone, one of the last turn what that was told as well, and to be told the
+        same again changes nothing."""
+        looks: list[tuple[tuple[str, str], ...]] = []
         for turn, prompt in zip(self.turns, self.prompts, strict=True):
             before = looks[-1] if looks and turn.input == "previous" else ()
-            looks.append(before if not prompt or before[-1:] == (prompt,) else (*before, prompt))
+            told = clean(prompt), clean(turn.negative_prompt)
+            looks.append(before if not any(told) or before[-1:] == (told,) else (*before, told))
         return tuple(looks)
 
     @cached_property

@@ -14,9 +14,7 @@ What diffusers' users know works here too: `load_lora_weights`, `enable_model_cp
 
 from __future__ import annotations
 
-import html
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
@@ -36,6 +34,7 @@ from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 from .codec import PixelCodec, codec_of
 from .memory_cache import MemoryCache
 from .pixels import Codec
+from .prompt import clean
 from .spec import LEARNED, ModelSpec, compression_of, words_of
 from .text_encoder import WordEncoder
 from .trajectory import Trajectory, default_intrinsics
@@ -548,9 +547,3 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
 def _tensor(values: np.ndarray | torch.Tensor) -> torch.Tensor:
     """An array as a tensor of its own, since torch takes no negative strides and may write where numpy must not."""
     return torch.from_numpy(np.array(values, order="C")) if isinstance(values, np.ndarray) else values
-
-
-def clean(text: str) -> str:
-    """A prompt as the text encoder sees it: entities resolved, runs of white space single, as Wan's pipelines do (which
-    also mend broken Unicode where `ftfy` is installed)."""
-    return re.sub(r"\s+", " ", html.unescape(html.unescape(text))).strip()
