@@ -21,8 +21,7 @@ from pipeline.fit import Fit
 from pipeline.prompt import clean
 from pipeline.segments import Segment
 from pipeline.trajectory import Trajectory
-from storage.location import absolute
-from storage.sources import WEB
+from storage.location import WEB, absolute
 from storage.video import VideoInfo
 
 # Raise it when our own code, or the image network of pipeline.descriptor, changes what a latent is: the ids of all

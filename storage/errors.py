@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from storage.location import WEB
+
 
 class StorageError(ValueError):
     """A file or folder cannot be used as it is. One line: which, what was found, what was expected, what to do."""
@@ -35,10 +37,26 @@ def fault(url: str, failed: str, error: BaseException, remedy: str) -> StorageFa
 
 
 @contextmanager
+def answered(url: str) -> Iterator[None]:
+    """A StorageFault where a web server cannot be reached or fails (5xx), of which fsspec often says that it has no
+    such file."""
+    try:
+        yield
+    except OSError as error:
+        cause = error.__cause__ if isinstance(error, FileNotFoundError) else error
+        web = url.startswith(WEB) and not isinstance(error, StorageFault)
+        if not web or cause is None or getattr(cause, "status", 500) < 500:
+            raise
+        said = "its server fails or does not answer"
+        raise fault(url, said, cause, "check address and network, or try again later") from error
+
+
+@contextmanager
 def reaching(url: str) -> Iterator[None]:
     """Turns what stores raise of kinds of their own, for networks and credentials, into a StorageFault."""
     try:
-        yield
+        with answered(url):
+            yield
     except (OSError, ValueError, ImportError):
         raise
     except Exception as error:
@@ -49,12 +67,13 @@ def reaching(url: str) -> Iterator[None]:
 def reading(url: str, kind: type[StorageError] = StorageError) -> Iterator[None]:
     """Turns whatever goes wrong on reading `url` into one line: `kind`, or a StorageFault."""
     try:
-        yield
+        with answered(url):
+            yield
     except (StorageError, StorageFault):
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
-        if url.startswith(("http://", "https://")):  # fsspec raises it too where no server answers
-            raise kind(f"{url}: its server cannot be reached or has no such file; check the address") from error
+        if url.startswith(WEB):
+            raise kind(f"{url}: its server has no such file or does not give it away; check the address") from error
         raise kind(f"{url}: no such file; check the path") from error
     except IsADirectoryError as error:
         raise kind(f"{url}: is a folder, expected a file; name a file inside it") from error

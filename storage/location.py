@@ -7,6 +7,8 @@ from typing import Any
 
 import fsspec
 
+WEB = ("http://", "https://")  # where a question mark is part of the address
+
 
 def local_path(url: str) -> str | None:
     """The path of a local file (a path, or a file: URL); None for what fsspec has to open."""

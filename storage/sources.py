@@ -24,12 +24,11 @@ import pyarrow.parquet as pq
 
 from pipeline.trajectory import PRESETS
 from pipeline.trajectory_formats import COLMAP
-from storage.location import local_path
+from storage.location import WEB, local_path
 from storage.turn_text import turn_mapping
 
 VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv", ".3gp")
 MANIFESTS = (".jsonl", ".ndjson", ".parquet")
-WEB = ("http://", "https://")  # where a question mark is part of the address
 COLUMNS = ("url", "trajectory", "shots", "turns")
 FOUND = "auto"  # in the place of a file of shots: they are looked for
 # File systems that a manifest may name. Not those that lead back to this machine: fsspec takes `c://` for a drive here,

@@ -20,7 +20,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
-from storage.errors import StorageFault, VideoError
+from storage.errors import StorageFault, VideoError, reaching
 from storage.location import identity, local_path
 from storage.video_index import Index, Key, VideoInfo, decode, identified, index_of, missing, probe
 
@@ -39,7 +39,8 @@ def check_unchanged(url: str, known: tuple[Any, ...]) -> None:
     hours may have passed since. Size and time decide: where it is mounted elsewhere its inode may have another
     number."""
     try:
-        unchanged = identity(url)[:2] == known[:2]
+        with reaching(url):
+            unchanged = identity(url)[:2] == known[:2]
     except FileNotFoundError:
         raise VideoError(f"{url}: gone since it was planned; put it back and run the command again") from None
     if not unchanged:

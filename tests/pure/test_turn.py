@@ -8,6 +8,7 @@ import pytest
 from jobs.turn import Turn, TurnError, parse_turn, read_trajectory, target_trajectory
 from pipeline.trajectory import PRESETS, TrajectoryError, default_intrinsics, preset
 from pipeline.trajectory_formats import write_colmap, write_json
+from storage.errors import StorageFault
 from storage.turn_text import TURN_KEYS
 
 INTRINSICS = default_intrinsics(1.0)
@@ -103,6 +104,11 @@ def test_a_trajectory_that_is_not_there_says_what_was_expected(tmp_path) -> None
         read_trajectory(str(tmp_path / "gone.json"), INTRINSICS)
     with pytest.raises(TrajectoryError, match=r"no such file, .* a folder with cameras\.txt and images\.txt"):
         read_trajectory(str(tmp_path), INTRINSICS)
+
+
+def test_a_trajectory_whose_server_does_not_answer_is_not_missing() -> None:
+    with pytest.raises(StorageFault, match="http://localhost:9/a.json: its server fails or does not answer"):
+        read_trajectory("http://localhost:9/a.json", INTRINSICS)
 
 
 def test_colmaps_binary_files_and_one_of_its_text_files_alone_say_what_to_give(tmp_path) -> None:

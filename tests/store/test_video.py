@@ -6,8 +6,10 @@ import errno
 import pickle
 import subprocess
 import sys
+import threading
 import tracemalloc
 from fractions import Fraction
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import av
@@ -18,7 +20,8 @@ from fsspec.implementations.memory import MemoryFile
 
 from storage import video
 from storage.errors import StorageFault
-from storage.video import Reader, VideoError, iter_frames, probe, read_frames
+from storage.fingerprint import file_digest
+from storage.video import Reader, VideoError, check_unchanged, iter_frames, probe, read_frames
 from storage.video_index import Index
 from tests.generated import moving_frames, write_clip
 
@@ -282,8 +285,41 @@ def test_bad_files_say_in_one_line_what_is_wrong(tmp_path):
     refused(tmp_path / "sound.mp4", "no video stream")
 
 
-def test_a_server_that_does_not_answer_is_no_wrong_path():
-    refused("http://localhost:9/a.mp4", "its server cannot be reached or has no such file; check the address")
+@pytest.fixture
+def server():
+    """`server(status)` says the URL of a clip of which a web server gives no more than this answer."""
+    running = []
+
+    def serve(status):
+        class Answer(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_error(status)
+
+            do_HEAD = do_GET
+
+            def log_message(self, *about):
+                pass
+
+        running.append(ThreadingHTTPServer(("localhost", 0), Answer))
+        threading.Thread(target=running[-1].serve_forever, daemon=True).start()
+        return f"http://localhost:{running[-1].server_port}/a.mp4"
+
+    yield serve
+    for each in running:
+        each.shutdown()
+        each.server_close()
+
+
+def test_a_server_that_fails_or_does_not_answer_may_do_better_later_and_one_without_the_file_will_not(server):
+    for url in ("http://localhost:9/a.mp4", server(503)):
+        for read in (probe, file_digest, lambda url: check_unchanged(url, (1, 2, 3))):
+            with pytest.raises(StorageFault, match=f"{url}: its server fails or does not answer .*; check address"):
+                read(url)
+    for status in (403, 404):
+        url = server(status)
+        refused(url, "its server has no such file or does not give it away; check the address")
+        with pytest.raises(VideoError, match="gone since it was planned"):
+            check_unchanged(url, (1, 2, 3))
 
 
 @pytest.mark.parametrize("name, front", [("index first.mp4", True), ("index last.mp4", False), ("cut.mkv", False)])
