@@ -191,17 +191,22 @@ class Library:
 
     def read(self, ids: Sequence[str], source: str | None = None) -> list[Memory]:
         """The memories `ids`, in that order, with their latents, every checksum verified. Where their one `source` is
-        known, only its rows are looked through."""
+        known, only its rows are looked through. Reopens once where a latent is not found, as `_rows` does."""
         columns = [name for name in self._dataset.schema.names if name not in ("latent", "coverage")]
         if not ids:
             return []
-        rows = self._rows(ids, [*columns, "_rowid"], _where(ids, source))
-        try:
-            blobs = self._dataset.read_blobs("latent", ids=rows["_rowid"].to_pylist(), preserve_order=True)
-        except (ValueError, OSError) as error:
-            if "Not found" in str(error) or "fill whole buffer" in str(error):  # a file that is gone, or too short
-                raise LibraryError(f"latents in {self.url} are damaged: {line(error)}; {MEND}") from error
-            raise fault(self.url, "latents cannot be read", error, "check the disk and the network") from error
+        for reopened in (False, True):
+            if reopened:
+                self._reopen()
+            rows = self._rows(ids, [*columns, "_rowid"], _where(ids, source))
+            try:
+                blobs = self._dataset.read_blobs("latent", ids=rows["_rowid"].to_pylist(), preserve_order=True)
+                break
+            except (ValueError, OSError) as error:
+                if "Not found" not in str(error) and "fill whole buffer" not in str(error):  # gone, or too short
+                    raise fault(self.url, "latents cannot be read", error, "check the disk and the network") from error
+                if reopened:
+                    raise LibraryError(f"latents in {self.url} are damaged: {line(error)}; {MEND}") from error
         return [memory(rows, index, latent or b"", self.url) for index, (_, latent) in enumerate(blobs)]
 
     def memories_used(self, ids: Sequence[str], source: str | None = None) -> dict[str, tuple[str, ...]]:

@@ -404,6 +404,22 @@ def test_compaction_keeps_every_memory_and_young_versions_and_drops_old_ones(url
     assert len(library) == 13 and library.committed("bikes") == set(map(edit_id, [*range(12), "new"]))
 
 
+def test_a_latent_that_is_compacted_away_while_it_is_read_is_read_where_it_lies_then(url, library, monkeypatch):
+    for i in range(3):
+        library.commit([a_memory(i, size=256)])
+    reader = Library.open(url, **PLACE, create=False)
+    rows = reader._rows
+
+    def found_just_before(*arguments):
+        found = rows(*arguments)
+        library.compact(keep=timedelta(0))
+        return found
+
+    monkeypatch.setattr(reader, "_rows", found_just_before)
+    ids = [edit_id(i) for i in range(3)]
+    assert [memory.id for memory in reader.read(ids)] == ids
+
+
 def test_a_compacted_fragment_is_left_alone_by_the_next_compaction(url, library):
     library.commit([a_memory(i) for i in range(64)])
     library.compact(keep=timedelta(0))
