@@ -37,6 +37,7 @@ from jobs.turn import parse_turn
 from pipeline.training.recipe import Recipe
 from pipeline.trajectory import PRESETS
 from storage.errors import reaching
+from storage.yaml_text import Loader
 
 PLAN_KEYS = {"inputs": list, "turns": list, "out": str, "library": str, "owner": str, "model": str, "config": dict}
 NAMES = {list: "a list", str: "text", dict: "a mapping"}
@@ -325,7 +326,7 @@ def read_yaml(url: str, kind: str, keys: str) -> dict[str, Any]:
     """A mapping from a file. Raises ConfigError of one line, which says what the file is and should hold."""
     try:
         with reaching(url), fsspec.open(url, "rt") as file:
-            found = yaml.safe_load(file)
+            found = yaml.load(file, Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{kind} {url} cannot be read: {str(error).splitlines()[0]}") from None
     if not isinstance(found, dict):

@@ -7,8 +7,10 @@ from typing import Any
 
 import yaml
 
+from storage.yaml_text import Loader
 
-class _Plain(yaml.SafeLoader):
+
+class _Plain(Loader):
     """Without aliases, with which a short text can stand for a huge one."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:

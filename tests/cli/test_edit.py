@@ -384,6 +384,7 @@ def test_a_plan_file_says_it_all_and_the_command_line_wins(edit, clip, tmp_path)
         ("inputs: [1]\nturns: [pan_right]\n", "list of names"),
         ("config: [a]\n", "a mapping"),
         ("[a", "cannot be read"),
+        ("turns: [pan_right]\nturns: [arc_left]\n", "the key 'turns' in line 2 was given before; keep one"),
     ):
         plan.write_text(text)
         code, said = edit("--plan", plan)

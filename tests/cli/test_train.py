@@ -56,6 +56,9 @@ def test_settings_may_come_from_a_file_and_the_command_line_wins(command, tmp_pa
     (tmp_path / "wrong.yaml").write_text("stepps: 7\n")
     assert command("--config", str(tmp_path / "wrong.yaml"), "--dry-run") == 2
     assert "setting 'stepps' does not exist; the nearest is 'steps'" in capfd.readouterr().err
+    (tmp_path / "wrong.yaml").write_text("steps: 7\nseed: 1\nsteps: 8\n")
+    assert command("--config", str(tmp_path / "wrong.yaml"), "--dry-run") == 2
+    assert "the key 'steps' in line 3 was given before" in capfd.readouterr().err
     (tmp_path / "wrong.yaml").write_text("data: [a, b]\n")
     assert main(["train", "--config", str(tmp_path / "wrong.yaml"), "--out", "out"]) == 2
     assert "has data: ['a', 'b'], expected text" in capfd.readouterr().err

@@ -56,6 +56,7 @@ def test_a_mapping_may_hold_both_and_choose_its_input() -> None:
         ("{prompt: " + "[" * 5000, ["YAML"]),
         ("{prompt: paint the cylinder red, the ball blue}", ["'the ball blue' without a value", "needs quotes"]),
         ("{trajectory: arc_left, prompt make it night}", ["'prompt make it night' without a value"]),
+        ("{prompt: red, prompt: blue}", ["the key 'prompt' in line 1 was given before"]),
         ("prompt: room #5", ["ends at its #", "needs quotes"]),
         ("prompt:", ["neither a trajectory nor a prompt"]),
         ("prompt:red", ["'prompt:red' is no preset and no file"]),
