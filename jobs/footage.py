@@ -24,10 +24,12 @@ THREADS = 4  # videos looked at together
 
 @dataclass
 class Footage:
-    """pieces: in the order of the videos. problems: a line for every input that gives none, by its name."""
+    """pieces: in the order of the videos. problems: a line for every input that gives none, by its name. warnings:
+    lines on those that give some."""
 
     pieces: list[PieceTask] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 def look_at(inputs: Sequence[str], config: SynthesizeConfig) -> Footage:
@@ -36,7 +38,7 @@ def look_at(inputs: Sequence[str], config: SynthesizeConfig) -> Footage:
     entries, problems = expand(inputs)
     found = Footage(problems=dict(problems))
 
-    def pieces(url: str) -> tuple[str, list[PieceTask]] | str:
+    def pieces(url: str) -> tuple[str, list[PieceTask], tuple[str, ...]] | str:
         try:
             return _pieces(url, config)
         except Exception as error:  # whatever is wrong with one video costs it alone
@@ -50,17 +52,18 @@ def look_at(inputs: Sequence[str], config: SynthesizeConfig) -> Footage:
         if isinstance(result, str):
             found.problems[entry.url] = result
             continue
-        fingerprint, made = result
+        fingerprint, made, notes = result
         if fingerprint in first:
             found.problems[entry.url] = f"holds the same bytes as {first[fingerprint]}, listed before it: remove one"
             continue
         first[fingerprint] = entry.url
         found.pieces += made
+        found.warnings += [f"{entry.url}: {note}" for note in notes]
     return found
 
 
-def _pieces(url: str, config: SynthesizeConfig) -> tuple[str, list[PieceTask]]:
-    """(fingerprint, pieces) of one video; ValueError where it has none."""
+def _pieces(url: str, config: SynthesizeConfig) -> tuple[str, list[PieceTask], tuple[str, ...]]:
+    """(fingerprint, pieces, notes) of one video; ValueError where it has no pieces."""
     known = identified(url)  # before all else, so that all is of one file
     info = probe(url)
     aspect, frame_aspect = config.width / config.height, info.width / info.height
@@ -83,7 +86,7 @@ def _pieces(url: str, config: SynthesizeConfig) -> tuple[str, list[PieceTask]]:
         )
     fingerprint = file_digest(url)
     check_unchanged(url, known)
-    return fingerprint, [
+    pieces = [
         PieceTask(
             url=url,
             place=absolute(url),
@@ -98,3 +101,4 @@ def _pieces(url: str, config: SynthesizeConfig) -> tuple[str, list[PieceTask]]:
         )
         for piece, start in enumerate(starts)
     ]
+    return fingerprint, pieces, info.notes

@@ -159,6 +159,7 @@ def _chain(
     windows = segments(info.frames, length, config.overlap, _read_shots(shots, info) if shots else ())
     frame = fit((info.height, info.width), config.fit, parse_size(config.size), spec.area, spec.size_multiple)
     camera, warnings = _camera(info, trajectory, turns)
+    warnings += info.notes
     spans = [(window.keep, window.stop) for window in windows]  # frames that each is the first to have
     targets: list[Trajectory] = []
     for turn in turns:

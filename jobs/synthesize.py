@@ -60,6 +60,8 @@ def synthesize(job: SynthesizeJob) -> int:
     footage = look_at(job.from_videos, config) if job.from_videos else Footage()
     for name, line in footage.problems.items():
         say(f"skipped: {line if name in line else f'{name}: {line}'}")
+    for line in footage.warnings:
+        say(f"warning: {line}")
     tasks += [piece for piece in footage.pieces if piece.scene not in there]
     if data is not None:
         _check_licence(data, {piece.scene for piece in footage.pieces} & there, config.licence)

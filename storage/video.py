@@ -2,7 +2,8 @@
 
 Frames are (H, W, 3) uint8 RGB as a player shows them: rotated and mirrored as the metadata say, with square pixels,
 converted with the stream's own matrix and range. An untagged stream is BT.709 from 720 lines or 1280 columns on, else
-BT.601, limited range, which is what players assume. Frames are numbered as in storage.video_index.
+BT.601, limited range, which is what players assume. HDR and alpha are lost, which `VideoInfo.notes` say. Frames are
+numbered as in storage.video_index.
 
 Reading in the middle seeks to the last key frame shown at or before the first wanted frame. Everything runs on one
 thread, so that many readers share a machine as they were told to. What is wrong with a file is a VideoError, what may

@@ -36,6 +36,8 @@ CONTAINERS = (
 )  # fmt: skip
 SHORT_SECONDS = 1.0  # how much earlier than stated a whole file may end: the sound's last packet, rounded headers
 
+HDR = {16: "PQ", 18: "HLG"}  # H.273 codes of transfer characteristics
+
 PASSING = (OSError, MemoryError)  # kinds of ffmpeg's errors that say nothing about the file
 
 Key = tuple[int, int]  # pts, dts of a key frame
@@ -50,6 +52,7 @@ class VideoInfo:
     clock). start: seconds from the container's zero to the first frame, which the sound is relative to.
     seconds: from the first frame to the end of the last. rotation: counter-clockwise, one of 0, 90, 180, 270.
     mirrored: the picture is flipped top to bottom before it is rotated.
+    notes: a line for each way in which frames are read otherwise than a player shows them.
     """
 
     url: str
@@ -64,6 +67,7 @@ class VideoInfo:
     start: Fraction = Fraction(0)
     seconds: Fraction = Fraction(0)
     mirrored: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -167,6 +171,8 @@ def _demuxed(url: str, known: tuple[Any, ...]) -> Index:
         # AVI has no time stamps: ffmpeg numbers the packets of these, which are stored in another order than shown.
         numbered = "avi" in names and stream.codec_context.name in ("h264", "hevc")
         aspect, audio = stream.sample_aspect_ratio, sound_stream(container) is not None
+        # VP9 keeps its alpha beside the pictures, where the decoder does not look.
+        transfer, alpha = stream.codec_context.color_trc, stream.metadata.get("alpha_mode") == "1"
     if not shown:
         raise VideoError(f"{url}: has no frames in its video stream; record or export it again")
     stamps = [pts for pts, *_ in shown if pts is not None]
@@ -194,7 +200,7 @@ def _demuxed(url: str, known: tuple[Any, ...]) -> Index:
         height, width = width, height
     info = VideoInfo(
         url, len(pts), height, width, rate, time_base, None if constant else tuple((pts - pts[0]).tolist()), audio,
-        rotation, int(pts[0]) * time_base, seconds, _mirrors(first),
+        rotation, int(pts[0]) * time_base, seconds, _mirrors(first), tuple(_notes(first, transfer, alpha)),
     )  # fmt: skip
     return Index(info, none if counted else pts, keys, counted)
 
@@ -239,6 +245,19 @@ def _mirrors(frame: Any) -> bool:
         return False
     a, b, _, c, d = np.frombuffer(frame.side_data[SideData.DISPLAYMATRIX], np.int32)[:5].tolist()
     return bool(a * d < b * c)
+
+
+def _notes(frame: VideoFrame, transfer: int, alpha: bool) -> Iterator[str]:
+    """What of the picture is lost. transfer: the stream's transfer characteristics, as H.273 numbers them. alpha:
+    whether the container says that there is any; that of `frame` itself is seen."""
+    if frame.rotation % 90:
+        yield f"a player turns it by {frame.rotation} degrees, here it is turned by whole 90s: export it upright"
+    if transfer in HDR:
+        yield f"its HDR ({HDR[transfer]}) is not converted, so that it comes out grey: convert it to BT.709 before"
+    if any(component.is_alpha for component in frame.format.components):
+        alpha = bool(frame.reformat(format="rgba").to_ndarray()[..., 3].min() < 255)
+    if alpha:
+        yield "its alpha channel is left out, so that what is transparent is seen: lay it over a background before"
 
 
 def _first_frame(index: Index, count: bool) -> tuple[VideoFrame, int]:

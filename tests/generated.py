@@ -59,8 +59,8 @@ def write_clip(
     aspect: Fraction | None = None,
     container_options: dict[str, str] | None = None,
 ) -> str:
-    """A clip of RGB frames. pts: in time_base, for a varying rate. audio: a codec, for two 440 Hz beeps, at 0.25 and
-    1 s, of so many samples a second. mirrored: left to right, after the rotation."""
+    """A clip of RGB or RGBA frames. pts: in time_base, for a varying rate. audio: a codec, for two 440 Hz beeps, at
+    0.25 and 1 s, of so many samples a second. mirrored: left to right, after the rotation."""
     frames = list(frames)
     if codec == "libx264":  # else two clips of the same frames are not always the same
         options = {"x264-params": REPEATABLE, **(options or {})}
@@ -76,7 +76,7 @@ def write_clip(
             video.set_display_rotation(rotation, hflip=mirrored)
         sound = container.add_stream(audio, rate=sound_rate, layout="mono") if audio else None
         for number, pixels in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgba" if pixels.shape[2] == 4 else "rgb24")
             frame.pts, frame.time_base = (number if pts is None else pts[number]), base
             container.mux(video.encode(frame))
         container.mux(video.encode(None))

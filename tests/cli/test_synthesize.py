@@ -64,7 +64,8 @@ def made(ray_cluster, tmp_path_factory: pytest.TempPathFactory) -> Made:
     write_clip(footage / "c-short.mp4", moving_frames(5, 90, 160), rate=24)
     write_clip(footage / "d-small.mp4", moving_frames(9, 16, 16), rate=24)
     (footage / "e-copy.mp4").write_bytes((footage / "a-cut.mp4").read_bytes())
-    write_clip(footage / "f-good.mp4", moving_frames(10, 90, 160, seed=9), rate=30)
+    hdr = {"x264-params": "transfer=smpte2084"}
+    write_clip(footage / "f-good.mp4", moving_frames(10, 90, 160, seed=9), rate=30, options=hdr)
     code, said = run(*words(footage), "--scenes", "2", "--workers", "2", out=folder / "out")
     return Made(footage, folder / "out", code, said)
 
@@ -105,6 +106,11 @@ def test_each_video_that_cannot_be_used_costs_one_line_and_itself(made: Made) ->
         ("e-copy.mp4", "holds the same bytes as"),
     ]:
         assert sum(name in line and says in line for line in skipped) == 1, (name, skipped)
+
+
+def test_footage_that_is_read_otherwise_than_a_player_shows_it_is_warned_about(made: Made) -> None:
+    [warning] = [line for line in made.said.splitlines() if line.startswith("warning: ")]
+    assert "f-good.mp4: its HDR (PQ) is not converted" in warning
 
 
 def test_no_piece_crosses_a_cut_and_its_cameras_see_different_parts_of_the_frame(made: Made) -> None:

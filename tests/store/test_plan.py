@@ -77,6 +77,12 @@ def test_a_plainly_moving_camera_is_warned_about_unless_its_path_is_given(plan, 
     assert plan([moving], "make it winter").notes == [], "a turn of words needs no camera"
 
 
+def test_a_source_that_is_read_otherwise_than_a_player_shows_it_is_warned_about(plan, tmp_path) -> None:
+    grey = write_clip(tmp_path / "grey.mp4", STILL, rate=24, options={"x264-params": "transfer=smpte2084"})
+    [note] = plan([grey]).notes
+    assert note.status == "warning" and note.message.startswith(f"{grey}: its HDR (PQ) is not converted")
+
+
 def test_the_sources_own_path_is_part_of_its_ids_and_must_have_a_pose_per_frame(plan, tmp_path, still) -> None:
     path = tmp_path / "path.json"
     filmed = preset("arc_left", 50, default_intrinsics(64 / 48))[10:]  # not from where its world begins

@@ -232,6 +232,26 @@ def test_a_mirrored_video_comes_as_a_player_shows_it(tmp_path, rotation, k):
     np.testing.assert_array_equal(read_frames(mirrored, 0, 5), expected)
 
 
+def test_what_is_read_otherwise_than_a_player_shows_it_is_noted(tmp_path):
+    seen = moving_frames(5)
+    opaque, cut_out = (np.concatenate([seen, np.full((*seen.shape[:3], 1), a, np.uint8)], 3) for a in (255, 99))
+
+    def notes(name, frames, **options):
+        return probe(write_clip(tmp_path / name, frames, **options)).notes
+
+    assert notes("plain.mp4", seen) == notes("quarter.mp4", seen, rotation=90) == ()
+    [turned] = notes("turned.mp4", seen, rotation=45)
+    assert turned.startswith("a player turns it by 45 degrees, here it is turned by whole 90s")
+    for name, transfer in (("PQ", "smpte2084"), ("HLG", "arib-std-b67")):
+        [grey] = notes(f"{name}.mp4", seen, options={"x264-params": f"transfer={transfer}"})
+        assert f"its HDR ({name}) is not converted" in grey
+    lossless, vp9 = {"codec": "ffv1", "pix_fmt": "yuva420p"}, {"codec": "libvpx-vp9", "pix_fmt": "yuva420p"}
+    assert notes("opaque.mkv", opaque, **lossless) == ()
+    for name, how in (("cut out.mkv", lossless), ("cut out.webm", vp9)):
+        [transparent] = notes(name, cut_out, **how)
+        assert "its alpha channel is left out" in transparent
+
+
 def test_oblong_pixels_become_square_ones(tmp_path):
     path = write_clip(tmp_path / "a.mp4", moving_frames(3), aspect=Fraction(4, 3))
     assert (probe(path).height, probe(path).width) == (64, 128)
