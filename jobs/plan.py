@@ -158,13 +158,16 @@ def _chain(
     length = config.segment_frames or spec.segment_frames
     windows = segments(info.frames, length, config.overlap, _read_shots(shots, info) if shots else ())
     frame = fit((info.height, info.width), config.fit, parse_size(config.size), spec.area, spec.size_multiple)
-    camera, warnings = _camera(info, trajectory, turns)
+    given, warnings = _camera(info, trajectory, turns)
+    # One world for the source's file and those of its turns, until all are relative to the source's first camera.
+    origin = given.c2w[0]
+    camera = given.relative_to(origin)
     warnings += info.notes
     spans = [(window.keep, window.stop) for window in windows]  # frames that each is the first to have
     targets: list[Trajectory] = []
     for turn in turns:
         if turn.trajectory is not None:
-            target = target_trajectory(turn, info.frames, camera.intrinsics[0], spans)
+            target = target_trajectory(turn, info.frames, camera.intrinsics[0], spans, origin)
             if target.travel > config.radius / 4:
                 warnings.append(
                     f"turn '{turn.label}' travels {target.travel:.1f} m, more than a quarter of the radius on which "
@@ -193,13 +196,13 @@ def _chain(
 
 
 def _camera(info: VideoInfo, url: str | None, turns: Sequence[Turn]) -> tuple[Trajectory, list[str]]:
-    """The source's own trajectory in its world (its first camera), and warnings about it."""
+    """The source's own trajectory, in the world of its file or else in that of its first camera, and warnings."""
     intrinsics = default_intrinsics(info.width / info.height)
     if url is not None:
         camera = read_trajectory(url, intrinsics)
         if len(camera) != info.frames:
             raise ValueError(f"{url} has {len(camera)} poses, expected {info.frames}, one per frame of {info.url}")
-        return camera.relative_to(camera.c2w[0]), []
+        return camera, []
     camera = Trajectory.static(info.frames, intrinsics)
     if any(turn.trajectory for turn in turns) and _plainly_moves(info):
         return camera, [

@@ -109,11 +109,13 @@ def exists(url: str) -> bool:
         return bool(filesystem.exists(path))
 
 
-def read_trajectory(url: str, intrinsics: np.ndarray, camera: str = "cam01") -> Trajectory:
+def read_trajectory(
+    url: str, intrinsics: np.ndarray, camera: str = "cam01", origin: np.ndarray | None = None
+) -> Trajectory:
     """Read a trajectory file: our JSON, ReCamMaster's JSON, or a folder with COLMAP's cameras.txt and images.txt.
 
-    Poses are returned as in the file for ours, and relative to the first camera for the other two, whose world is not
-    the source's. Raises TrajectoryError.
+    Poses are returned as in the file for ours, or relative to a pose `origin` (3, 4) of its world; and relative to the
+    first camera for the other two, whose world is not the source's. Raises TrajectoryError.
     """
     filesystem, path = fsspec.core.url_to_fs(url)
     try:
@@ -140,16 +142,19 @@ def read_trajectory(url: str, intrinsics: np.ndarray, camera: str = "cam01") -> 
         if colmap:
             read = read_colmap(*texts)
             return read.relative_to(read.c2w[0])
-        return parse_trajectory(texts[0], camera=camera, intrinsics=intrinsics)
+        return parse_trajectory(texts[0], camera=camera, intrinsics=intrinsics, origin=origin)
     except TrajectoryError as error:
         raise TrajectoryError(f"{url}: {error}") from None
 
 
-def target_trajectory(turn: Turn, frames: int, intrinsics: np.ndarray, spans: list[tuple[int, int]]) -> Trajectory:
+def target_trajectory(
+    turn: Turn, frames: int, intrinsics: np.ndarray, spans: list[tuple[int, int]], origin: np.ndarray | None = None
+) -> Trajectory:
     """The path that a turn's camera takes: `frames` poses in the source's world.
 
     intrinsics: (4,) of the source's first frame, used by presets and by files that have none.
     spans: (start, stop) of the frames that each segment is the first to have, for `span: segment`.
+    origin: the source's first pose (3, 4) in the world of our JSON files, where the source's has another origin.
     Raises TrajectoryError where a file's length does not match.
     """
     assert turn.trajectory is not None
@@ -157,7 +162,7 @@ def target_trajectory(turn: Turn, frames: int, intrinsics: np.ndarray, spans: li
         if turn.span != "segment":
             return preset(turn.trajectory, frames, intrinsics)
         return _per_segment(lambda n: preset(turn.trajectory, n, intrinsics), frames, spans)  # type: ignore[arg-type]
-    path = read_trajectory(turn.trajectory, intrinsics, turn.camera)
+    path = read_trajectory(turn.trajectory, intrinsics, turn.camera, origin)
     if turn.span == "segment":
         return _per_segment(path.resampled, frames, spans)
     if len(path) != frames and turn.span == "exact":

@@ -255,12 +255,16 @@ def write_json(trajectory: Trajectory) -> str:
     )
 
 
-def parse_trajectory(text: str, *, intrinsics: ArrayLike | None = None, camera: str | None = None) -> Trajectory:
-    """A single-file format by its content: our JSON, or ReCamMaster's (`camera` chooses among several; `intrinsics` are
-    then needed). COLMAP's model is two files: see `read_colmap`."""
+def parse_trajectory(
+    text: str, *, intrinsics: ArrayLike | None = None, camera: str | None = None, origin: ArrayLike | None = None
+) -> Trajectory:
+    """A single-file format by its content: our JSON, relative to the pose `origin` of its world where that is given; or
+    ReCamMaster's (`camera` chooses among several; `intrinsics` are then needed). COLMAP's model is two files: see
+    `read_colmap`."""
     content = _object(text, "trajectory file")
     if "format" in content:
-        return read_json(text, intrinsics)
+        ours = read_json(text, intrinsics)
+        return ours if origin is None else ours.relative_to(origin)
     if any(name.startswith("frame") for name in content):
         if intrinsics is None:
             raise TrajectoryError("ReCamMaster JSON has no intrinsics; give them")

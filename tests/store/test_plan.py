@@ -97,6 +97,22 @@ def test_the_sources_own_path_is_part_of_its_ids_and_must_have_a_pose_per_frame(
         plan([still, write_clip(tmp_path / "b.mp4", STILL[:20])], source_trajectory=str(path))
 
 
+def test_a_turns_path_is_in_the_same_world_as_the_sources_wherever_that_begins(plan, tmp_path, still) -> None:
+    lens = default_intrinsics(64 / 48)
+    filmed, wanted = preset("arc_left", 50, lens)[10:], preset("arc_right", 50, lens)[10:]
+    targets = []
+    for origin in (np.eye(3, 4), filmed.c2w[0]):  # the second: relative to the source's first camera
+        for name, path in (("source", filmed), ("turn", wanted)):
+            (tmp_path / f"{name}.json").write_text(write_json(path.relative_to(origin)))
+        turns = str(tmp_path / "turn.json"), str(tmp_path / "source.json"), "pan_right"
+        [made] = plan([still], *turns, source_trajectory=str(tmp_path / "source.json")).chains
+        np.testing.assert_allclose(made.targets[1].c2w, made.camera.c2w, atol=1e-5)
+        np.testing.assert_allclose(made.targets[2].c2w[0], np.eye(3, 4), atol=1e-5)
+        targets.append(made.targets[0].c2w)
+    np.testing.assert_allclose(*targets, atol=1e-5)
+    np.testing.assert_allclose(targets[0], wanted.relative_to(filmed.c2w[0]).c2w, atol=1e-5)
+
+
 def test_presets_have_the_sources_lens_and_words_alone_the_camera_of_what_they_edit(plan, still) -> None:
     words = "{prompt: make it night, input: %s}"
     made = plan([still], "arc_left", words % "previous", words % "source").chains[0]
