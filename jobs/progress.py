@@ -81,10 +81,11 @@ class Progress(Display):
         elapsed = max(now - self.began, 1e-9)
         # Seconds per unit of cost and worker so far, times the workers' share of the rest or the longest chain.
         eta = elapsed / cost * scheduler.healthy_workers * scheduler.remaining_span if cost > 0 else float("inf")
+        # A run may have no edit to make, and only publish again.
+        pace = f" | {made / elapsed:.2f} edits/s | ETA {duration(eta)}" if made else ""
         return (
             f"{edits.done} edits done, {edits.left} left, {edits.failed} failed | "
-            f"{sources.done}/{sources.done + sources.left + sources.failed} videos | "
-            f"{made / elapsed:.2f} edits/s | ETA {duration(eta)}"
+            f"{sources.done}/{sources.done + sources.left + sources.failed} videos{pace}"
         )
 
     def _begin(self, scheduler: Scheduler) -> tuple[int, float]:

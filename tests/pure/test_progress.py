@@ -22,6 +22,14 @@ def test_a_line_tells_done_left_failed_rate_and_time_to_go() -> None:
     assert line == "3 edits done, 1 left, 0 failed | 0/1 videos | 0.20 edits/s | ETA 0:00:05"
 
 
+def test_a_run_that_only_publishes_again_has_no_rate() -> None:
+    scheduler = Scheduler()
+    scheduler.submit("a", ["1", "2"], [1.0] * 2, committed={"1", "2"})
+    progress = Progress(io.StringIO())
+    progress(scheduler)
+    assert progress.line(scheduler, progress.began + 10) == "2 edits done, 0 left, 0 failed | 1/1 videos"
+
+
 def test_off_a_terminal_lines_come_seldom_and_stay() -> None:
     stream = io.StringIO()
     progress, scheduler = Progress(stream), Scheduler()
