@@ -31,7 +31,9 @@ def opened(url: str) -> lance.LanceDataset | None:
     except (ValueError, OSError) as error:  # Lance raises ValueError for "not found" and for much else
         if "was not found" in str(error):
             return None
-        raise fault(url, "cannot be opened", error, "check path, permissions and credentials") from error
+        raise fault(
+            url, "cannot be opened", error, "check path, permissions and credentials, or restore it from a copy"
+        ) from error
 
 
 def metadata_of(dataset: lance.LanceDataset) -> dict[str, str]:

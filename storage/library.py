@@ -8,8 +8,10 @@ any company, changes nothing; reads look at the latest version and verify every 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import lance
 import numpy as np
@@ -17,6 +19,7 @@ import pyarrow as pa
 
 from pipeline.coverage import Sphere, coverage
 from pipeline.retrieval import Candidates
+from storage.errors import StorageFault
 from storage.lance_rows import KEEP, fault, insert, line, metadata_of, opened
 from storage.lock import alone
 from storage.memory import MEND, LibraryError, Memory, check, memory, numbers, schema, table, trajectory
@@ -27,6 +30,9 @@ SCHEMA_VERSION = "1"
 # when there are MANY of those are they joined into LARGE ones, which are never touched again. Every latent is copied
 # about twice however long the library grows, and one compaction copies at most 2 * LARGE of them beside the new ones.
 SMALL, LARGE, MANY = 64, 1024, 64
+
+# Not --fresh, which has to read the rows to find a source's.
+RESTORE = "check disk and network; if its files are damaged restore it from a copy, or delete it to make all edits anew"
 
 _SCHEMA, _MODEL = "memory_v2v.schema", "memory_v2v.model"
 _POINTS, _RADIUS = "memory_v2v.sphere_points", "memory_v2v.sphere_radius"
@@ -85,7 +91,7 @@ class Library:
             library._check_sphere()
         elif _stored_sphere(found) != sphere:
             # A run under way ranks and commits by the sphere that it was started with.
-            with alone(url, f"its coverage stays as it is, {_state(found)}"):
+            with alone(url, f"its coverage stays as it is, {_state(found)}"), _told(url, "coverage cannot be rebuilt"):
                 _rebuild_coverage(dataset, sphere)
         return library
 
@@ -147,7 +153,7 @@ class Library:
         reader and writer of the library must have been stopped."""
         if not sources:
             return 0
-        with alone(self.url, "nothing was erased"):
+        with alone(self.url, "nothing was erased"), _told(self.url, "sources cannot be erased"):
             self._latest()
             count = self._dataset.delete(_among("source", sources))["num_deleted_rows"]
             # Again even where nothing was deleted: an erasure may have been cut off before the bytes were gone.
@@ -163,13 +169,13 @@ class Library:
     def committed(self, source: str) -> set[str]:
         """Ids of a source's memories."""
         self._latest()
-        rows = self._dataset.to_table(columns=["id"], filter=_of(source))
+        rows = self._table(columns=["id"], filter=_of(source))
         return set(rows["id"].to_pylist())
 
     def holds(self, ids: Collection[str]) -> set[str]:
         """Which of `ids` are committed."""
         self._latest()
-        rows = self._dataset.to_table(columns=["id"], filter=_among("id", ids))
+        rows = self._table(columns=["id"], filter=_among("id", ids))
         return set(rows["id"].to_pylist())
 
     def candidates(self, source: str, ids: Sequence[str], descriptors: bool = True) -> Candidates:
@@ -218,7 +224,7 @@ class Library:
         """These columns, or all but the latents, of one source or of all, for tables and reports."""
         self._latest()
         wanted = list(columns or [name for name in self._dataset.schema.names if name != "latent"])
-        return self._dataset.to_table(columns=wanted, filter=None if source is None else _of(source))
+        return self._table(columns=wanted, filter=None if source is None else _of(source))
 
     def __len__(self) -> int:
         self._latest()
@@ -233,7 +239,7 @@ class Library:
                 self._reopen()
             if "coverage" in columns:
                 self._check_sphere()
-            rows = self._dataset.to_table(
+            rows = self._table(
                 columns=[name for name in columns if name != "_rowid"],
                 filter=where,
                 with_row_id="_rowid" in columns,
@@ -246,6 +252,10 @@ class Library:
             f"library {self.url} lacks {len(missing)} of {len(ids)} memories, the first is {missing[0]}; they were "
             "erased or belong to another library: run the same command again to make them anew"
         )
+
+    def _table(self, **what: Any) -> pa.Table:
+        with _told(self.url, "memories cannot be read"):
+            return self._dataset.to_table(**what)
 
     def _latest(self) -> None:
         """Look at the newest version from now on."""
@@ -273,6 +283,17 @@ class Library:
         self._dataset = dataset
 
 
+@contextmanager
+def _told(url: str, failed: str) -> Iterator[None]:
+    """Lance's own errors name no library: a StorageFault that does, and says what to do."""
+    try:
+        yield
+    except (LibraryError, StorageFault):
+        raise
+    except (ValueError, OSError) as error:
+        raise fault(url, failed, error, RESTORE) from error
+
+
 def _create(url: str, model: str, sphere: Sphere, descriptor_dim: int) -> lance.LanceDataset:
     metadata = {_SCHEMA: SCHEMA_VERSION, _MODEL: model, **_sphere_metadata(sphere)}
     empty = schema(sphere, descriptor_dim, metadata).empty_table()
@@ -292,7 +313,10 @@ def _create(url: str, model: str, sphere: Sphere, descriptor_dim: int) -> lance.
 def _check_fits(url: str, dataset: lance.LanceDataset, model: str, descriptor_dim: int) -> None:
     found = metadata_of(dataset)
     if _SCHEMA not in found:
-        raise LibraryError(f"{url} is a Lance dataset but not a memory-v2v library; name another --library")
+        raise LibraryError(
+            f"{url} is a Lance dataset but not a memory-v2v library, or a damaged one; name another --library, or "
+            "restore it from a copy"
+        )
     if found[_SCHEMA] != SCHEMA_VERSION:
         raise LibraryError(
             f"library {url} has schema version {found[_SCHEMA]}, expected {SCHEMA_VERSION}; use the release of "

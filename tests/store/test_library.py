@@ -368,6 +368,40 @@ def test_a_latent_whose_file_is_damaged_is_said_in_one_line_and_erasing_mends_it
     assert torch.equal(reader.read([put.id])[0].latent, put.latent)
 
 
+@pytest.mark.parametrize("size", [0, 1000], ids=["empty", "all zeros"])
+def test_rows_whose_file_is_damaged_name_the_library_and_deleting_it_mends_it(url, library, size):
+    library.commit([a_memory(1)])
+    [path] = Path(url).glob("data/*.lance")
+    path.write_bytes(bytes(size))
+    reader = Library.open(url, **PLACE)
+    for what in (
+        lambda: reader.committed("bikes"),
+        lambda: reader.holds([edit_id(1)]),
+        lambda: reader.candidates("bikes", [edit_id(1)]),
+        lambda: reader.read([edit_id(1)]),
+        reader.rows,
+        lambda: Library.open(url, **PLACE | {"sphere": Sphere(1024, 20.0)}),
+    ):
+        with pytest.raises(
+            StorageFault, match=f"{url}: .* cannot be .*; .* restore it from a copy, or delete it"
+        ) as told:
+            what()
+        assert "\n" not in str(told.value)
+    shutil.rmtree(url)
+    again = Library.open(url, **PLACE)
+    again.commit([a_memory(1)])
+    assert again.committed("bikes") == {edit_id(1)}
+
+
+def test_an_erasure_that_cannot_find_a_sources_rows_says_that_the_library_is_to_be_restored_or_deleted(url, library):
+    for i in range(2):
+        library.commit([a_memory(i)])
+    for path in Path(url).glob("data/*.lance"):
+        path.write_bytes(bytes(1000))
+    with pytest.raises(StorageFault, match=f"{url}: sources cannot be erased .*; .* restore it from a copy, or delete"):
+        Library.open(url, **PLACE).erase(["bikes"])
+
+
 @pytest.fixture
 def tiny_disk(tmp_path):
     with small_disk(tmp_path / "tiny") as place:
