@@ -17,6 +17,10 @@ class UsageError(ValueError):
 
 def writable_folder(url: str, create: bool) -> str:
     """The folder's absolute path or URL. Raises UsageError where results cannot be written."""
+    if url.startswith("memory:"):
+        raise UsageError(
+            f"output folder {url} would live in one process alone, which then ends: name a folder or store"
+        )
     filesystem, path = fsspec.core.url_to_fs(url)
     if filesystem.protocol not in ("file", ("file", "local")):
         return url.rstrip("/")
