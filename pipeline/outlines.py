@@ -28,6 +28,7 @@ PLAIN = 0.01  # as EDGE
 ROUNDS = 3  # so often it is filtered and
 STEEP = 12.0  # made steeper: the slope of a sigmoid, four times the one at a half
 SURE = 1e-6  # the less likely a source is than this, the less it is copied for what is beside it: not at all at 1e-10
+NOTHING = 1e-9  # a share
 CERTAIN = 0.3  # as DECIDED: in more noise an edit must still be free to spread
 
 
@@ -60,8 +61,9 @@ def bounded(shares: torch.Tensor, points: int, shown: torch.Tensor) -> torch.Ten
     (N, C, H, W), but where a source is SURE not to be right. What is remembered has outlines and stays."""
     own, source, memories = shares.tensor_split([1, 1 + points], dim=1)
     copied = source.sum(dim=1, keepdim=True)
-    left = (own + copied).clamp(min=1e-30)  # memories may leave nothing
-    within, filtered = own / left, guided(shown, REACH, PLAIN)
+    left = (own + copied).clamp(min=1e-30)
+    # Where memories leave nothing a pixel has no say in what its neighbours are.
+    within, filtered = (own + NOTHING) / (own + copied + 2 * NOTHING), guided(shown, REACH, PLAIN)
     for _ in range(ROUNDS):
         within = torch.sigmoid(STEEP * (filtered(within) - 0.5))
     parts = torch.cat([within, source * (1 - within) / copied.maximum(SURE * left)], dim=1)
