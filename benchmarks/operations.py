@@ -59,9 +59,11 @@ class Operations:
     def edit(self, scheme: Scheme, memories: int, steps: int = 20, passes: int = 2) -> int:
         """A whole edit from a source: one pass per step, or two with guidance, the second of which copies."""
         first = self.one(scheme, memories, filling=True)
+        raw = first - self._even() - self._sights(memories)
         if scheme.attention == "joint":
-            return steps * (passes * first - (passes - 1) * self._sights(memories))
+            return steps * (first + (passes - 1) * raw)
         later, unguided = (self.one(scheme, memories, False, text) for text in (self.text, self.unguided))
+        unguided -= self._even()
         return first + (steps - 1) * later + (passes - 1) * (steps * unguided + self._text(self.unguided))
 
     def one(self, scheme: Scheme, memories: int, filling: bool = True, text: int | None = None) -> int:
@@ -72,7 +74,7 @@ class Operations:
         groups = self.groups(scheme, memories)
         target = math.prod(self._counts((1, 1, 1)))
         joint = scheme.attention == "joint"
-        total = self._around(target) + self._copying(target)
+        total = self._around(target) + self._copying(target) + self._even()
         if joint or filling:
             total += self._sights(memories)
             total += self._cameras((1, 1, 1)) + self._timestep() + self._text(text)
@@ -169,6 +171,14 @@ class Operations:
             return 0
         said = config.copied_videos * config.copied_points + 1 + config.copied_points
         return 2 * target * self.dim * said * math.prod(config.patch_size) // CELL**2
+
+    def _even(self) -> int:
+        """The filter of what is made up where the camera moves: means over windows as products of matrices."""
+        if not self.config.copied_videos:
+            return 0
+        frames, rows, columns = self.latent
+        channels = self.config.out_channels
+        return 3 * (channels + channels**2) * frames * 2 * rows * columns * (rows + columns)
 
     def _sights(self, memories: int) -> int:
         """The target's rays, and how they run through the videos that it copies from, and through its own that lead;

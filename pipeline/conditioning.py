@@ -35,7 +35,8 @@ class ConditioningVideo:
     (B, T, 4) divided by the frame's size, for models that see rays. times: (B, T) signed seconds from the target's
     first frame, for models with frustum positions. preceding: the memory just before the target in time, which
     takes the source's range of positions where no source tokens do (text tasks). source: like latent, of a memory made
-    with its source's camera, what it was made from (see `copying`).
+    with its source's camera, what it was made from (see `copying`). surface: (B, T, H, W) float32, of the source where
+    the target's camera is elsewhere, how far away what it shows is (see `MemoryWanTransformer3DModel.surface`).
     """
 
     latent: torch.Tensor
@@ -44,6 +45,7 @@ class ConditioningVideo:
     times: torch.Tensor | None = None
     preceding: bool = False
     source: torch.Tensor | None = None
+    surface: torch.Tensor | None = None
 
 
 def choice(name: str, value: str, choices: Sequence[str]) -> str:
@@ -84,6 +86,9 @@ def check(
                 f"{name} was made from a latent of {tuple(video.source.shape)} {video.source.dtype}, expected its own "
                 f"{tuple(latent.shape)} {latent.dtype}"
             )
+        of_pixels = (len(latent), *latent.shape[2:])
+        if video.surface is not None and video.surface.shape != of_pixels:
+            raise ValueError(f"{name} has a surface of shape {tuple(video.surface.shape)}, expected {of_pixels}")
         for known, each in (("poses", (3, 4)), ("intrinsics", (4,)), ("times", ())):
             found, expected = getattr(video, known), (len(latent), latent.shape[2], *each)
             if found is not None and found.shape != expected:

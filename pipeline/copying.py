@@ -5,9 +5,10 @@ candidates: a few points on every pixel's ray, at depths that the network says, 
 memories show them. The network says how likely each candidate is, the noisy target what speaks for it, and the
 result is their mean. What is remembered comes back as it was, for the price of a lookup.
 
-A memory is looked at in the frames that show most, whenever they were, the source in those of the same moment. Where
-target and source share their rays, the source shows all there is, and when. What a memory of another moment shows there
-may have moved on since: in use it is a candidate as far as the source looked then as it looks now.
+A memory is looked at in the frames that show most, whenever they were, the source in those of the same moment. In use
+a pixel is looked up in a source of another camera where its ray meets what that shows (`surface`). Where target and
+source share their rays, the source shows all there is, and when. What a memory of another moment shows there may have
+moved on since: in use it is a candidate as far as the source looked then as it looks now.
 
 Letters in shapes as in `lookup`, and V videos, N tokens of the target, D width of the model. For models that predict
 the clean sample and know rays.
@@ -28,7 +29,8 @@ from .conditioning import ConditioningVideo
 from .lookup import CELL, FARTHEST, NEAREST, Paths, fine, finer, framewise, look, paths_through, project, rays_of
 from .moments import nearest, showing
 from .outlines import CERTAIN, DECIDED, Outlines, bounded, outlined
-from .seams import seamless
+from .seams import even, seamless
+from .surface import Met, meet
 from .tokenizers import unpatchify
 
 UNCHANGED = 0.1  # units of the latent: a source that looks otherwise by far more shows something else by now
@@ -46,18 +48,19 @@ class Sight(Paths):
 
 def sights(
     target: ConditioningVideo, videos: Sequence[ConditioningVideo | None], outlines: Outlines | None = None
-) -> list[Sight | None]:
+) -> list[Sight | Met | None]:
     """One for each video, the source's place first; None where there is none. A video may have fewer rows than the
-    target, as `forward` says. outlines: of `outlines_of`, for rows that share their rays with the source."""
+    target, as `forward` says. outlines: of `outlines_of`, for rows that share their rays with the source. Where none
+    does, and its surface is known, it is what the target's rays meet."""
     with torch.autocast(target.latent.device.type, enabled=False):  # positions are never rounded
         return _sights(target, videos, outlines)
 
 
 def _sights(
     target: ConditioningVideo, videos: Sequence[ConditioningVideo | None], outlines: Outlines | None
-) -> list[Sight | None]:
+) -> list[Sight | Met | None]:
     origins, rays = rays_of(target)
-    found: list[Sight | None] = []
+    found: list[Sight | Met | None] = []
     for place, video in enumerate(videos):
         if video is None:
             found.append(None)
@@ -68,11 +71,15 @@ def _sights(
         shown, dated = video.latent, False
         if outlines is not None and video.source is not None:
             shown, dated = torch.cat([shown, video.source], dim=1), True
-        paths = paths_through(origins, rays, video, at)
         row = torch.arange(len(rays), device=rays.device) // (len(rays) // len(video.latent))
         # A video of another time is looked at in few of its frames.
         used, where = (row[:, None] * video.times.shape[1] + at).unique(return_inverse=True)
-        found.append(Sight(**vars(paths), frames=fine(framewise(shown)[used])[where], dated=dated))
+        frames = fine(framewise(shown)[used])[where]
+        if video.surface is not None and outlines is None:
+            paths = paths_through(*rays_of(target, cell=1), video, at)
+            found.append(meet(paths, video.surface[row[:, None], at].flatten(0, 1), frames.flatten(0, 1)))
+        else:
+            found.append(Sight(**vars(paths_through(origins, rays, video, at)), frames=frames, dated=dated))
     return found
 
 
@@ -129,7 +136,7 @@ class Copying(nn.Module):
         log_depths: torch.Tensor,
         noisy: torch.Tensor,
         sigma: torch.Tensor,
-        seen: Sequence[Sight | None],
+        seen: Sequence[Sight | Met | None],
         leaders: Leaders | None = None,
         outlines: Outlines | None = None,
     ) -> torch.Tensor:
@@ -138,6 +145,9 @@ class Copying(nn.Module):
         and have no seams; outlines of `outlines_of`, where the source has them."""
         with torch.autocast(own.device.type, enabled=False):
             count, frames = len(own), own.shape[2]
+            if seen and isinstance(met := seen[0], Met):  # there all points are where it is, also in what memories show
+                said = log_depths.flatten(0, 1)
+                log_depths = torch.where(met.mostly, met.log_depths, said).view_as(log_depths)
             depths = log_depths.flatten(0, 1).exp().clamp(NEAREST, FARTHEST)
             noisy = framewise(noisy.float()).contiguous()
             level = sigma.float().repeat_interleave(frames).view(-1, 1, 1, 1)
@@ -149,7 +159,10 @@ class Copying(nn.Module):
             *videos, alone = logits.flatten(0, 1).split([self.points] * self.videos + [1], dim=1)
             scores = [alone + self._evidence(noisy, candidates[0], level)]
             for score, sight in zip(videos, seen, strict=False):
-                if sight is not None:
+                if isinstance(sight, Met):
+                    found = torch.where(sight.meets, sight.shown, made)[:, :, None]
+                    score, inside = score.logsumexp(dim=1, keepdim=True), sight.mostly
+                elif sight is not None:
                     where, inside = project(sight, depths)
                     found = look(sight.frames.flatten(0, 1), where)
                     if sight.dated:
@@ -157,9 +170,11 @@ class Copying(nn.Module):
                         found, then = found.chunk(2, dim=1)
                         off = _over_cells(framewise(outlines.shown)[:, :, None] - then)
                         score = score - shared * off / (2 * UNCHANGED**2)
-                    candidates.append(found)
-                    score = score + self._evidence(noisy, found, level)
-                    scores.append(score.masked_fill(~inside, -torch.inf))
+                else:
+                    continue
+                candidates.append(found)
+                score = score + self._evidence(noisy, found, level)
+                scores.append(score.masked_fill(~inside, -torch.inf))
             shares = finer(torch.cat(scores, dim=1).softmax(dim=1))
             if outlines is not None and (certain := shared & (level <= CERTAIN)).any():
                 shares = torch.where(certain, bounded(shares, self.points, framewise(outlines.shown)), shares)
@@ -184,7 +199,7 @@ class Copying(nn.Module):
         if leaders is None:  # in training: each patch is taught as it is
             return made
         if not shared.all():
-            made = torch.where(shared, made, seamless(made, self.patch))
+            made = torch.where(shared, made, even(seamless(made, self.patch)))
         depths = log_depths.flatten(0, 1).mean(dim=1, keepdim=True).exp().clamp(NEAREST, FARTHEST)
         return framewise(settled(made.unflatten(0, sizes).transpose(1, 2), depths, leaders))
 

@@ -33,13 +33,13 @@ class Paths:
     rays: torch.Tensor
 
 
-def rays_of(target: ConditioningVideo) -> tuple[torch.Tensor, torch.Tensor]:
-    """Origins (B, T, 3) and, of every cell, the ray (B, T, h, w, 3) whose multiple by a depth along the optical axis is
-    the point at that depth."""
+def rays_of(target: ConditioningVideo, cell: int = CELL) -> tuple[torch.Tensor, torch.Tensor]:
+    """Origins (B, T, 3) and, of every cell of so many pixels a side, the ray (B, T, h, w, 3) whose multiple by a depth
+    along the optical axis is the point at that depth."""
     assert target.poses is not None and target.intrinsics is not None
     _, _, frames, height, width = target.latent.shape
-    cells = (frames, height // CELL, width // CELL)
-    origins, rays = token_rays(target.poses, target.intrinsics, (height, width), (1, CELL, CELL), cells)
+    cells = (frames, height // cell, width // cell)
+    origins, rays = token_rays(target.poses, target.intrinsics, (height, width), (1, cell, cell), cells)
     return origins, rays / torch.einsum("bthwi,bti->bthw", rays, target.poses.float()[..., 2])[..., None]
 
 
@@ -73,6 +73,12 @@ def project(paths: Paths, depths: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     shown = (where.abs().amax(dim=1) < 1) & (away > NEAREST / 2)[:, 0]
     # Not even in a training that diverges: grid_sample reads and writes beyond its memory where a place is no number.
     return where.clamp(-2, 2).nan_to_num(2.0), shown
+
+
+def away(paths: Paths, depths: torch.Tensor) -> torch.Tensor:
+    """How far points at depths lie from the video's cameras, along the optical axes of these; both (BT, P, h, w)."""
+    origin, rays = paths.origin.flatten(0, 1)[:, 2], paths.rays.flatten(0, 1)[:, 2]
+    return torch.addcmul(origin[:, None, None, None], depths, rays[:, None])
 
 
 def finer(cells: torch.Tensor) -> torch.Tensor:
@@ -112,10 +118,24 @@ def _with_halfway(pixels: torch.Tensor, dim: int) -> torch.Tensor:
 def look(frames: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
     """(M, C, P, H, W): `fine` frames at places (M, 2, P, h, w) of cells, those of pixels between them; places must be
     numbers (`project` sees to that). M may be several times the number of frames: as many for each, in turn."""
-    points, (rows, columns) = where.shape[2], frames.shape[2:]
-    # Here -1..1 go from the middle of the first pixel to that of the last.
-    x, y = where[:, 0] * (columns + 1) / (columns - 1), where[:, 1] * (rows + 1) / (rows - 1)
-    grid = finer(torch.cat([x, y], dim=1)).unflatten(1, (2, points)).movedim(1, -1)  # (M, P, H, W, 2)
+    places = _between_middles(where, frames)
+    return _found(frames, finer(places.flatten(1, 2)).unflatten(1, places.shape[1:3]))
+
+
+def look_at(frames: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """As `look`, at places (M, 2, P, H, W) of pixels."""
+    return _found(frames, _between_middles(where, frames))
+
+
+def _between_middles(where: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+    """Places (M, 2, P, h, w) in `fine` frames with -1..1 from the middle of the first pixel to that of the last."""
+    rows, columns = frames.shape[2:]
+    return torch.stack([where[:, 0] * (columns + 1) / (columns - 1), where[:, 1] * (rows + 1) / (rows - 1)], dim=1)
+
+
+def _found(frames: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    points = places.shape[2]
+    grid = places.movedim(1, -1)  # (M, P, H, W, 2)
     grid = grid.flatten(1, 2).unflatten(0, (len(frames), -1))
     found = F.grid_sample(frames, grid.flatten(1, 2), padding_mode="border", align_corners=True)
     return found.unflatten(2, (grid.shape[1], points, -1)).transpose(1, 2).flatten(0, 1)

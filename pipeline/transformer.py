@@ -35,6 +35,7 @@ from .merging import Compressor, fraction
 from .outlines import Outlines, outlines_of
 from .passes import Merging, Pass
 from .positions import Rotary, frustum_places, frustum_rotary, grid_places, grid_rotary
+from .surface import Met, surface
 from .tokenizers import Group, Kernel, Tokenizers, Tokens, Where, pad_to, unpatchify
 
 # Parameters that a base model does not have.
@@ -307,7 +308,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         if cache is not None and keeps:
             text = cache.text(encoder_hidden_states, partial(self._text_keys, encoder_hidden_states))
             encoder_hidden_states = encoder_hidden_states[:, :0]
-        seen: list[Sight | None] = []
+        seen: list[Sight | Met | None] = []
         leaders: Leaders | None = None
         outlines: Outlines | None = None
         if self.copying is not None:
@@ -361,6 +362,20 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         # at torch's limit of 8 variants it would run uncompiled without a word, or raise where fullgraph is asked for.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
         super().compile_repeated_blocks(*args, **kwargs)
+
+    @torch.no_grad()
+    def surface(
+        self, source: ConditioningVideo, encoder_hidden_states: torch.Tensor, **kwargs: Any
+    ) -> ConditioningVideo:
+        """A source, and how far away what it shows is, for targets of another camera: what the model says where it is
+        to show the source itself, in noise alone. One pass with these words, and with kwargs as of `forward`; for
+        models that copy."""
+        said = self(
+            torch.zeros_like(source.latent), source.latent.new_full((len(source.latent),), 1000.0),
+            encoder_hidden_states, source=source, target_poses=source.poses, target_intrinsics=source.intrinsics,
+            target_times=source.times, raw=True, **kwargs,
+        )  # fmt: skip
+        return replace(source, surface=surface(said.logits, said.log_depths, source.latent.float()))
 
     def kernel_of(self, rank: int, kernels: Sequence[Kernel] | None = None) -> Kernel:
         """The tokenizer of the memory at this rank, 0 the most relevant, in multiples of the base patch."""

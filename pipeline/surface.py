@@ -1,0 +1,84 @@
+"""What the source shows is a surface, and the target's rays meet it.
+
+What tokens say of the target's depths is a blurred picture: a thing that is looked up along it comes out torn. But how
+the source looks is known to the pixel. So in use the model first says, in noise alone, how far away is what the source
+itself shows; a guided filter gives that the outlines of the source's pictures (see `outlines`), and a pixel of the
+target is looked up where its ray first goes behind that surface. What does so nowhere the source does not show.
+
+Letters in shapes as in `lookup`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from .lookup import CELL, Paths, away, finer, framewise, look_at, project
+from .outlines import guided
+
+RADIUS, EDGE = 4, 0.01  # of the filter, as of `outlines`
+NEAREST, FARTHEST = 0.4, 60.0  # metres along the optical axis: between them a ray is followed
+PLACES = 32  # on it, each as many times as far away as the one before
+HALVINGS = 4  # of what lies between the two that the surface is between
+
+
+@dataclass(frozen=True, eq=False)
+class Met:
+    """What the target's rays meet. shown (BT, C, H, W): how the source looks there. meets (BT, 1, H, W) bool: whether
+    it shows it. Of cells, mostly (BT, 1, h, w) bool: whether it does in half of their pixels or more, and log_depths
+    (BT, 1, h, w): logarithms of metres along the target's optical axis, the mean over these."""
+
+    shown: torch.Tensor
+    meets: torch.Tensor
+    mostly: torch.Tensor
+    log_depths: torch.Tensor
+
+
+def surface(logits: torch.Tensor, log_depths: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+    """(B, T, H, W), logarithms of metres along the optical axis, of a video that shows (B, C, T, H, W), float32: of
+    what `Copying.said` of its own camera, the mean over a ray's points as likely as they are."""
+    logits, log_depths = logits.float().flatten(0, 1), log_depths.float().flatten(0, 1)
+    likely = logits[:, : log_depths.shape[1]].softmax(dim=1)
+    mean = (likely * log_depths).sum(dim=1, keepdim=True).clamp(math.log(NEAREST), math.log(FARTHEST))
+    return guided(framewise(shown), RADIUS, EDGE)(finer(mean))[:, 0].unflatten(0, (len(shown), -1))
+
+
+def meet(paths: Paths, surfaces: torch.Tensor, frames: torch.Tensor) -> Met:
+    """The target's rays, of pixels and not of cells, with what the source shows in the frame that each is looked up in:
+    its surface (BT, H, W) and its picture, `fine` (BT, C, 2 H - 1, 2 W - 1)."""
+
+    def behind(log_depths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which points (BT, 1, H, W) of the rays lie behind the surface, and which in the picture."""
+        depths = log_depths.exp()
+        where, inside = project(paths, depths)
+        there = F.grid_sample(
+            surfaces[:, None], where[:, :, 0].movedim(1, -1), "nearest", padding_mode="border", align_corners=False
+        )
+        return away(paths, depths) > there.exp(), inside
+
+    first, last = math.log(NEAREST), math.log(FARTHEST)
+    step = (last - first) / (PLACES - 1)
+    near = torch.full_like(surfaces[:, None], last)
+    met = torch.zeros_like(near, dtype=torch.bool)
+    before, seen = met, met
+    for place in range(PLACES):
+        log_depths = torch.full_like(near, first + place * step)
+        hidden, inside = behind(log_depths)
+        crossed = seen & ~before & inside & hidden & ~met
+        near, met = torch.where(crossed, log_depths - step, near), met | crossed
+        before, seen = hidden, inside
+    met = met | (seen & ~before)  # it ends in the sky
+    far = torch.where(near < last, near + step, near)
+    for _ in range(HALVINGS):
+        middle = (near + far) / 2
+        hidden, _ = behind(middle)
+        near, far = torch.where(hidden, near, middle), torch.where(hidden, middle, far)
+    log_depths = (near + far) / 2
+    where, inside = project(paths, log_depths.exp())
+    met = met & inside
+    share = F.avg_pool2d(met.float(), CELL)
+    mean = F.avg_pool2d(log_depths * met, CELL) / share.clamp(min=CELL**-2)
+    return Met(look_at(frames, where)[:, :, 0], met, share >= 0.5, mean)
