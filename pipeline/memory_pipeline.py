@@ -277,7 +277,7 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         for name, known in self._view(target_trajectory, 0, frame_rate, device).items():
             conditioning[f"target_{name}"] = known
         cameras = {each.digest for each in (source_trajectory, target_trajectory) if each is not None}
-        if self.transformer.copying is not None and source_latent is not None and len(cameras) > 1:
+        if self.transformer.config.copied_videos and source_latent is not None and len(cameras) > 1:
             conditioning["source"] = self.transformer.surface(
                 conditioning["source"], self.encode_prompt(""), attention=attention, attention_kwargs=attention_kwargs
             )

@@ -370,12 +370,13 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         """A source, and how far away what it shows is, for targets of another camera: what the model says where it is
         to show the source itself, in noise alone. One pass with these words, and with kwargs as of `forward`; for
         models that copy."""
+        latent = source.latent
         said = self(
-            torch.zeros_like(source.latent), source.latent.new_full((len(source.latent),), 1000.0),
-            encoder_hidden_states, source=source, target_poses=source.poses, target_intrinsics=source.intrinsics,
-            target_times=source.times, raw=True, **kwargs,
+            torch.zeros_like(latent), torch.full((len(latent),), 1000.0, device=latent.device), encoder_hidden_states,
+            source=source, target_poses=source.poses, target_intrinsics=source.intrinsics, target_times=source.times,
+            raw=True, **kwargs,
         )  # fmt: skip
-        return replace(source, surface=surface(said.logits, said.log_depths, source.latent.float()))
+        return replace(source, surface=surface(said.logits, said.log_depths, latent.float()))
 
     def kernel_of(self, rank: int, kernels: Sequence[Kernel] | None = None) -> Kernel:
         """The tokenizer of the memory at this rank, 0 the most relevant, in multiples of the base patch."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.agreement import leading, settled
-from pipeline.outlines import DECIDED, outlines_of
-from pipeline.seams import seamless
+from pipeline.outlines import DECIDED, guided, outlines_of
+from pipeline.seams import PATTERN, RADIUS, even, seamless
 from tests.rays import FRAMES, SIZE, camera, head, run, video
 
 PATCHES = st.sampled_from([(2, 2), (4, 4), (8, 8), (8, 4)])
@@ -106,13 +108,24 @@ def test_one_patch_is_left_as_it_is_and_nothing_is_written_into_what_is_given():
     assert torch.equal(seamless(made, (8, 16)), made)
 
 
+def test_a_faint_pattern_of_patches_goes_and_edges_stay():
+    y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    faint = 0.02 * torch.cos(x * math.pi / 4) * torch.cos(y * math.pi / 4)  # the same in all patches of 8x8
+    edge = torch.where(x < 13, -0.5, 0.5)
+    made = torch.stack([faint, edge + faint])[:, None].expand(-1, 3, -1, -1)
+    flat, stepped = even(made)
+    assert flat.std() < 0.2 * faint.std()
+    assert (stepped[0] - edge).abs().max() < 0.06 and stepped[0, :, 13].min() - stepped[0, :, 12].max() > 0.9
+    assert torch.equal(even(made), guided(made, RADIUS, PATTERN)(made))
+
+
 def test_in_use_what_is_made_up_has_no_seams_and_in_training_it_is_as_it_was():
     colours = torch.randn(1, 3, 1, SIZE // 8, SIZE // 8, generator=torch.Generator().manual_seed(0))
     own = colours.repeat_interleave(8, 3).repeat_interleave(8, 4).expand(-1, -1, FRAMES, -1, -1)
     target = video(camera(0.0, 0.0, 0.0))
     assert torch.equal(run(head(), target, [None], own=own), own)
     used = run(head(), target, [None], own=own, lead=True)
-    assert torch.allclose(used[:, :, -1], seamless(own[:, :, -1], (8, 8)), atol=1e-5)
+    assert torch.allclose(used[:, :, -1], even(seamless(own[:, :, -1], (8, 8))), atol=1e-5)
 
 
 @pytest.mark.parametrize("outlined", [False, True])
@@ -124,7 +137,7 @@ def test_seams_close_before_frames_agree_and_where_outlines_are_not_the_sources(
     early = DECIDED + 0.01
     assert torch.equal(run(layer, target, [source], early, own, outlines=outlines), run(layer, target, [], 1.0, own))
 
-    flat = seamless(own.transpose(1, 2).flatten(0, 1), (8, 8)).unflatten(0, (2, -1)).transpose(1, 2)
+    flat = even(seamless(own.transpose(1, 2).flatten(0, 1), (8, 8))).unflatten(0, (2, -1)).transpose(1, 2)
     expected = torch.stack([own[0] if outlined else flat[0], flat[1]])
     depths = layer.said(torch.zeros(2, 16, 8), target.latent.shape[2:])[1].mean(2).exp().flatten(0, 1)[:, None]
     expected = settled(expected, depths, leading(target))

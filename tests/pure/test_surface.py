@@ -1,0 +1,173 @@
+"""What the source shows is a surface: against planes and scenes whose depth is known, and as a part of the model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pipeline.conditioning import ConditioningVideo
+from pipeline.copying import sights
+from pipeline.mini import build_mini
+from pipeline.outlines import guided
+from pipeline.scenes import random_scene, render
+from pipeline.surface import EDGE, FARTHEST, NEAREST, RADIUS, Met, surface
+from pipeline.trajectory import default_intrinsics, preset
+from tests.generated import moving_frames
+from tests.rays import FRAMES, LENS, SIZE, camera, head, run, video
+
+
+def at(source: ConditioningVideo, metres: float | torch.Tensor) -> ConditioningVideo:
+    """The source, what it shows being so far away."""
+    away = torch.as_tensor(metres, dtype=torch.float32).expand(len(source.latent), *source.latent.shape[2:])
+    return replace(source, surface=away.log())
+
+
+def met(target: ConditioningVideo, source: ConditioningVideo) -> Met:
+    [found] = sights(target, [source])
+    assert isinstance(found, Met)
+    return found
+
+
+def test_a_surface_is_the_mean_of_a_rays_points_as_likely_as_they_are_with_the_outlines_of_what_is_shown():
+    made = torch.Generator().manual_seed(0)
+    logits, depths = torch.randn(2, 3, 7, 8, 8, generator=made), torch.randn(2, 3, 2, 8, 8, generator=made)
+    shown = torch.randn(2, 3, 3, 16, 16, generator=made)
+    found = surface(logits, depths, shown)
+    likely = logits[:, :, :2].softmax(dim=2)  # the first are the source's
+    mean = (likely * depths).sum(dim=2).clamp(math.log(NEAREST), math.log(FARTHEST))
+    for row, frame in ((0, 0), (1, 2)):
+        cells = torch.nn.functional.interpolate(mean[row, frame][None, None], scale_factor=2, mode="bilinear")
+        expected = guided(shown[row, :, frame][None], RADIUS, EDGE)(cells)
+        assert torch.allclose(found[row, frame], expected[0, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("metres", [1.0, 3.0, 20.0])
+def test_rays_meet_a_wall_where_it_is_and_see_it_from_there(metres):
+    x = torch.linspace(-1, 1, SIZE)
+    source = at(video(camera(0.0, 0.0, 0.0), x.expand(1, 3, FRAMES, SIZE, SIZE)), metres)
+    beside = 0.2 * metres
+    found = met(video(camera(beside, 0.0, 0.0)), source)
+    shift = 2 * float(LENS[0]) * beside / metres * SIZE / (SIZE - 1)  # of a ramp from -1 to 1
+    inside = x + shift < 1 - 2 / SIZE
+    assert torch.allclose(found.shown[:, :, :, inside], (x + shift)[inside].expand(FRAMES, 3, SIZE, -1), atol=0.02)
+    assert found.meets[..., inside].all() and not found.meets[..., x + shift > 1 + 2 / SIZE].any()
+    assert (found.log_depths[found.mostly] - math.log(metres)).abs().max() < 0.02
+
+
+def test_what_is_nearer_hides_what_is_behind_it_and_stays_whole():
+    away = torch.full((SIZE, SIZE), 8.0)
+    away[8:24, 12:20] = 2.0
+    latent = torch.zeros(1, 3, FRAMES, SIZE, SIZE)
+    latent[..., 8:24, 12:20] = 1.0
+    found = met(video(camera(-0.2, 0.0, 0.0)), at(video(camera(0.0, 0.0, 0.0), latent), away))
+    near, far = (round(float(LENS[0]) * SIZE * 0.2 / each) for each in (2.0, 8.0))  # so many pixels to the right
+    assert (near, far) == (3, 1)
+    shown = found.shown[0, 0]
+    assert (shown[9:23, 12 + near + 1 : 20 + near - 1] > 0.95).all(), "all of the thing, where it is from here"
+    assert (shown[:, 20 + near + 2 : -far] < 0.05).all() and (shown[:7] < 0.05).all(), "and nothing of it elsewhere"
+
+
+def test_with_the_true_depths_another_view_of_a_scene_is_what_the_target_shows():
+    scene = random_scene(5)
+    poses = torch.stack([camera(0.0, 0.0, 0.0)[0, 0], camera(0.3, 0.0, 0.1)[0, 0]])[None]
+    seen = render([scene], poses, LENS.expand(1, 2, 4), torch.zeros(1, 2), SIZE, SIZE, samples=2)
+    pictures = seen.colour[0].permute(0, 3, 1, 2).float() / 255
+    first, second = (
+        ConditioningVideo(picture[None, :, None], pose[None, None], LENS.expand(1, 1, 4), torch.zeros(1, 1))
+        for picture, pose in zip(pictures, poses[0], strict=True)
+    )
+    found = met(second, at(first, seen.depth[0, 0].clamp(max=FARTHEST)))
+    where = found.meets[0].expand(3, -1, -1)
+    assert where.float().mean() > 0.6
+    error, still = ((each - pictures[1])[where].square().mean() for each in (found.shown[0], pictures[0]))
+    assert error < 0.25 * still
+
+
+def test_the_sky_is_met_and_nothing_where_the_source_looks_elsewhere():
+    sky = at(video(camera(0.0, 0.0, 0.0)), FARTHEST)
+    assert met(video(camera(0.1, 0.0, 0.0)), sky).meets[..., 2:-2].all()
+    own = torch.full((1, 3, FRAMES, SIZE, SIZE), 0.7)
+    away = video(camera(0.1, 0.0, 0.0, yaw=math.pi))
+    assert not met(away, sky).meets.any()
+    assert torch.allclose(run(head(choose=0), away, [sky], 0.3, own), own, atol=1e-6)
+
+
+def test_the_source_is_copied_where_it_is_met_and_a_memory_is_looked_up_at_that_depth():
+    target, own = video(camera(0.3, 0.0, 0.0)), torch.full((1, 3, FRAMES, SIZE, SIZE), 0.7)
+    source, memory = at(video(camera(0.0, 0.0, 0.0), seed=1), 2.0), video(camera(-0.1, 0.0, 0.0), seed=2)
+    found = met(target, source)
+    assert 0.5 < found.meets.float().mean() < 0.95
+    layer = head(points=2, depth=9.0, choose=0)  # it would be looked up elsewhere
+    result = run(layer, target, [source], 0.5, own)[0].transpose(0, 1)
+    inside = torch.nn.functional.max_pool2d((~found.meets).float(), 5, 1, 2)[:, 0] == 0
+    assert torch.allclose(result.movedim(1, -1)[inside], found.shown.movedim(1, -1)[inside], atol=1e-4)
+    outside = torch.nn.functional.max_pool2d(found.meets.float(), 5, 1, 2)[:, 0] == 0
+    assert (result.movedim(1, -1)[outside] == 0.7).all()
+    remembered = run(head(videos=2, points=2, depth=9.0, choose=2), target, [source, memory], 0.5, own)
+    expected = run(head(videos=2, points=2, depth=2.0, choose=2), target, [None, memory], 0.5, own)
+    there = inside.expand(1, 3, -1, -1, -1)
+    assert (remembered - expected)[there].square().mean() < 0.1 * expected[there].square().mean()
+
+
+def test_surfaces_are_of_the_moment_in_which_the_source_is_looked_up():
+    source = video(camera(0.0, 0.0, 0.0))
+    comes_nearer = torch.tensor([8.0, 6.0, 4.0, 2.0])[:, None, None]
+    target = video(camera(0.1, 0.0, 0.0))
+    later = replace(target, times=target.times.flip(1))
+    assert torch.allclose(
+        met(target, at(source, comes_nearer)).shown, met(later, at(source, comes_nearer)).shown.flip(0)
+    )
+
+
+def test_places_are_not_rounded_where_matrix_products_are():
+    target, source = video(camera(0.37, 0.1, -0.2, yaw=0.3)), at(video(camera(0.0, 0.0, 0.0)), 3.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = met(target, source)
+    outside = met(target, source)
+    assert all(torch.equal(getattr(inside, name), getattr(outside, name)) for name in vars(outside))
+
+
+def small_mini():
+    pipe = build_mini(
+        transformer={"num_layers": 1, "ffn_dim": 32, "num_attention_heads": 2}, num_inference_steps=2, shift=1.0
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.mark.parametrize("attention", ["cached", "joint"])
+def test_an_edit_asks_once_how_far_away_its_source_is_if_the_camera_moves(attention, monkeypatch):
+    pipe, given, asked = small_mini(), [], []
+    whole, one = type(pipe.transformer).surface, type(pipe.transformer).forward
+    monkeypatch.setattr(type(pipe.transformer), "surface", lambda *a, **k: asked.append((a, k)) or whole(*a, **k))
+    monkeypatch.setattr(type(pipe.transformer), "forward", lambda *a, **k: given.append(k) or one(*a, **k))
+    source, arc = moving_frames(16, 16, 24), preset("arc_left", 16, default_intrinsics(24 / 16))
+    for words in ({"target_trajectory": arc}, {"target_trajectory": arc, "prompt": "make it night"}):
+        pipe(source=source, attention=attention, generator=torch.Generator().manual_seed(0), **words)
+        [((_, shown, empty), _)] = asked
+        assert torch.equal(empty, pipe.encode_prompt("")), "what an instruction adds is nowhere in the source"
+        assert torch.equal(shown.latent[0], pipe.encode(source))
+        first, *others = given
+        assert first["raw"] and first["attention"] == attention and first["source"].surface is None
+        assert all(each["source"].surface.shape == (1, 16, 16, 24) for each in others)
+        asked.clear(), given.clear()
+    pipe(source=source, attention=attention, generator=torch.Generator().manual_seed(0), prompt="make it night")
+    pipe(num_frames=16, height=16, width=24, attention=attention, target_trajectory=arc)
+    assert not asked and all(each["source"] is None or each["source"].surface is None for each in given)
+
+
+def test_the_transformer_refuses_a_surface_of_another_size():
+    model = small_mini().transformer
+    source = at(video(camera(0.0, 0.0, 0.0)), 2.0)
+    target = video(camera(0.1, 0.0, 0.0))
+    with pytest.raises(
+        ValueError, match=r"the source has a surface of shape \(1, 4, 32, 16\), expected \(1, 4, 32, 32"
+    ):
+        model(
+            target.latent, torch.tensor([500.0]), torch.zeros(1, 4, model.config.text_dim),
+            source=replace(source, surface=source.surface[..., :16]), target_poses=target.poses,
+            target_intrinsics=target.intrinsics, target_times=target.times,
+        )  # fmt: skip
