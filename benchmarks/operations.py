@@ -57,7 +57,8 @@ class Operations:
         self.dim = config.num_attention_heads * config.attention_head_dim
 
     def edit(self, scheme: Scheme, memories: int, steps: int = 20, passes: int = 2) -> int:
-        """A whole edit from a source: one pass per step, or two with guidance, the second of which copies."""
+        """A whole edit from a source: one pass per step, or two with guidance, the second of which copies. Without the
+        pass before them that asks a model that copies how far away its source is."""
         first = self.one(scheme, memories, filling=True)
         raw = first - self._even() - self._sights(memories)
         if scheme.attention == "joint":

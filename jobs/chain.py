@@ -92,15 +92,14 @@ class Chain:
         return tuple(prompts)
 
     @cached_property
-    def looks(self) -> tuple[tuple[tuple[str, str], ...], ...]:
-        """What a turn's result was told, one (prompt, negative prompt) after the other, as the model reads them. An
-        edit of the source was told its own alone, one of the last turn what that was told as well, and to be told the
-        same again changes nothing."""
-        looks: list[tuple[tuple[str, str], ...]] = []
-        for turn, prompt in zip(self.turns, self.prompts, strict=True):
+    def looks(self) -> tuple[tuple[str, ...], ...]:
+        """The prompts that what a turn makes has come to look like, one after the other, as the model reads them. An
+        edit of the source has its own alone, one of the last turn that turn's as well, and to be told the same again
+        changes nothing. (Negative prompts do not count: what to come to is the same, and they do not stay in force.)"""
+        looks: list[tuple[str, ...]] = []
+        for turn, prompt in zip(self.turns, map(clean, self.prompts), strict=True):
             before = looks[-1] if looks and turn.input == "previous" else ()
-            told = clean(prompt), clean(turn.negative_prompt)
-            looks.append(before if not any(told) or before[-1:] == (told,) else (*before, told))
+            looks.append(before if not prompt or before[-1:] == (prompt,) else (*before, prompt))
         return tuple(looks)
 
     @cached_property

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import fsspec
+import numpy as np
 
 from jobs.chain import Chain
 from jobs.config import ConfigError, EditConfig, parse_size
@@ -168,6 +169,12 @@ def _chain(
     for turn in turns:
         if turn.trajectory is not None:
             target = target_trajectory(turn, info.frames, camera.intrinsics[0], spans, origin)
+            elsewhere = Trajectory.static(1, camera.intrinsics[0]).relative_to(origin).c2w[0]
+            if np.allclose(target.c2w[0], elsewhere) and not np.allclose(target.c2w[0], camera.c2w[0]):
+                warnings.append(
+                    f"turn '{turn.label}' begins at the origin, and the file of the source's own trajectory does not: "
+                    "both are in one world; for paths from the source's first camera give one that begins there"
+                )
             if target.travel > config.radius / 4:
                 warnings.append(
                     f"turn '{turn.label}' travels {target.travel:.1f} m, more than a quarter of the radius on which "

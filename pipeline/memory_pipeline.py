@@ -276,11 +276,13 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             conditioning["source"] = self._conditioning(video, lens, frame_rate, device, dtype)
         for name, known in self._view(target_trajectory, 0, frame_rate, device).items():
             conditioning[f"target_{name}"] = known
-        cameras = {each.digest for each in (source_trajectory, target_trajectory) if each is not None}
-        if self.transformer.config.copied_videos and source_latent is not None and len(cameras) > 1:
-            conditioning["source"] = self.transformer.surface(
-                conditioning["source"], self.encode_prompt(""), attention=attention, attention_kwargs=attention_kwargs
-            )
+        shown = conditioning["source"]
+        if self.transformer.config.copied_videos and shown is not None:
+            cameras = [(getattr(shown, name), conditioning[f"target_{name}"]) for name in ("poses", "intrinsics")]
+            if not all(torch.equal(one, other) for one, other in cameras):
+                conditioning["source"] = self.transformer.surface(
+                    shown, self.encode_prompt(""), attention=attention, attention_kwargs=attention_kwargs
+                )
 
         latents = randn_tensor((1, *shape), generator=generator, device=device, dtype=torch.float32)
         self.scheduler.set_shift(shift)

@@ -40,15 +40,16 @@ class Met:
 def surface(logits: torch.Tensor, log_depths: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
     """(B, T, H, W), logarithms of metres along the optical axis, of a video that shows (B, C, T, H, W), float32: of
     what `Copying.said` of its own camera, the mean over a ray's points as likely as they are."""
-    logits, log_depths = logits.float().flatten(0, 1), log_depths.float().flatten(0, 1)
-    likely = logits[:, : log_depths.shape[1]].softmax(dim=1)
-    mean = (likely * log_depths).sum(dim=1, keepdim=True).clamp(math.log(NEAREST), math.log(FARTHEST))
-    return guided(framewise(shown), RADIUS, EDGE)(finer(mean))[:, 0].unflatten(0, (len(shown), -1))
+    with torch.autocast(shown.device.type, enabled=False):
+        logits, log_depths = logits.float().flatten(0, 1), log_depths.float().flatten(0, 1)
+        likely = logits[:, : log_depths.shape[1]].softmax(dim=1)
+        mean = (likely * log_depths).sum(dim=1, keepdim=True).clamp(math.log(NEAREST), math.log(FARTHEST))
+        return guided(framewise(shown), RADIUS, EDGE)(finer(mean))[:, 0].unflatten(0, (len(shown), -1))
 
 
 def meet(paths: Paths, surfaces: torch.Tensor, frames: torch.Tensor) -> Met:
     """The target's rays, of pixels and not of cells, with what the source shows in the frame that each is looked up in:
-    its surface (BT, H, W) and its picture, `fine` (BT, C, 2 H - 1, 2 W - 1)."""
+    its surface (BT, H', W') and its picture, `fine` (BT, C, 2 H' - 1, 2 W' - 1)."""
 
     def behind(log_depths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Which points (BT, 1, H, W) of the rays lie behind the surface, and which in the picture."""
@@ -61,16 +62,16 @@ def meet(paths: Paths, surfaces: torch.Tensor, frames: torch.Tensor) -> Met:
 
     first, last = math.log(NEAREST), math.log(FARTHEST)
     step = (last - first) / (PLACES - 1)
-    near = torch.full_like(surfaces[:, None], last)
+    near = torch.full_like(paths.rays.flatten(0, 1)[:, :1], last)
     met = torch.zeros_like(near, dtype=torch.bool)
-    before, seen = met, met
+    before, inside = torch.ones_like(met), met
     for place in range(PLACES):
         log_depths = torch.full_like(near, first + place * step)
         hidden, inside = behind(log_depths)
-        crossed = seen & ~before & inside & hidden & ~met
+        crossed = ~before & hidden & inside & ~met
         near, met = torch.where(crossed, log_depths - step, near), met | crossed
-        before, seen = hidden, inside
-    met = met | (seen & ~before)  # it ends in the sky
+        before = hidden
+    met = met | (inside & ~before)  # it ends in the sky
     far = torch.where(near < last, near + step, near)
     for _ in range(HALVINGS):
         middle = (near + far) / 2

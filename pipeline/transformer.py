@@ -368,8 +368,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         self, source: ConditioningVideo, encoder_hidden_states: torch.Tensor, **kwargs: Any
     ) -> ConditioningVideo:
         """A source, and how far away what it shows is, for targets of another camera: what the model says where it is
-        to show the source itself, in noise alone. One pass with these words, and with kwargs as of `forward`; for
-        models that copy."""
+        to show the source itself, at the first noise level (of which it is given none). One pass with these words, and
+        with kwargs as of `forward`; for models that copy."""
         latent = source.latent
         said = self(
             torch.zeros_like(latent), torch.full((len(latent),), 1000.0, device=latent.device), encoder_hidden_states,

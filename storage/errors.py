@@ -38,14 +38,15 @@ def fault(url: str, failed: str, error: BaseException, remedy: str) -> StorageFa
 
 @contextmanager
 def answered(url: str) -> Iterator[None]:
-    """A StorageFault where a web server cannot be reached or fails (5xx), of which fsspec often says that it has no
-    such file."""
+    """A StorageFault where a web server cannot be reached, fails (5xx) or is in haste (408, 429), of which fsspec
+    often says that it has no such file."""
     try:
         yield
     except OSError as error:
         cause = error.__cause__ if isinstance(error, FileNotFoundError) else error
         web = url.startswith(WEB) and not isinstance(error, StorageFault)
-        if not web or cause is None or getattr(cause, "status", 500) < 500:
+        status = getattr(cause, "status", 500)
+        if not web or cause is None or (status < 500 and status not in (408, 429)):
             raise
         said = "its server fails or does not answer"
         raise fault(url, said, cause, "check address and network, or try again later") from error

@@ -114,12 +114,51 @@ def test_the_source_is_copied_where_it_is_met_and_a_memory_is_looked_up_at_that_
 
 def test_surfaces_are_of_the_moment_in_which_the_source_is_looked_up():
     source = video(camera(0.0, 0.0, 0.0))
-    comes_nearer = torch.tensor([8.0, 6.0, 4.0, 2.0])[:, None, None]
+    metres = [8.0, 6.0, 4.0, 2.0]
     target = video(camera(0.1, 0.0, 0.0))
-    later = replace(target, times=target.times.flip(1))
-    assert torch.allclose(
-        met(target, at(source, comes_nearer)).shown, met(later, at(source, comes_nearer)).shown.flip(0)
+    backwards = replace(target, times=target.times.flip(1))
+    found = met(backwards, at(source, torch.tensor(metres)[:, None, None]))
+    for frame, away in enumerate(reversed(metres)):
+        assert torch.equal(found.shown[frame], met(backwards, at(source, away)).shown[frame])
+
+
+def test_rows_of_sources_and_several_targets_of_each_are_met_as_alone():
+    source = at(video(camera(0.0, 0.0, 0.0, rows=2)), torch.tensor([2.0, 6.0])[:, None, None, None])
+    targets = video(
+        torch.cat([camera(0.1, 0.0, 0.0), camera(-0.1, 0.0, 0.0), camera(0.2, 0.0, 0.0)] + [camera(0.3, 0.0, 0.0)])
     )
+    together = met(targets, source)
+    for row in range(4):
+        target, shown = (
+            ConditioningVideo(each.latent[at], each.poses[at], each.intrinsics[at], each.times[at], surface=surface)
+            for each, at, surface in (
+                (targets, slice(row, row + 1), None),
+                (source, slice(row // 2, row // 2 + 1), source.surface[row // 2][None]),
+            )
+        )
+        alone = met(target, shown)
+        assert torch.allclose(together.shown[row * FRAMES : (row + 1) * FRAMES], alone.shown, atol=1e-5)
+
+
+@pytest.mark.parametrize(("beside", "metres"), [(1.0, 2.0), (1.5, 2.0), (1.5, 5.3)])
+def test_no_strip_is_lost_where_rays_enter_the_picture(beside, metres):
+    found = met(video(camera(beside, 0.0, 0.0)), at(video(camera(0.0, 0.0, 0.0)), metres))
+    place = (torch.arange(SIZE) + 0.5) / SIZE + float(LENS[0]) * beside / metres  # in the source, 0..1
+    assert (found.meets.all(dim=(0, 1, 2)) == (place < 1)).all()
+
+
+def test_what_lies_in_front_of_the_picture_of_the_source_is_met_as_far_as_that_reaches():
+    found = met(video(camera(0.0, 0.0, -1.0)), at(video(camera(0.0, 0.0, 0.0)), 4.0))
+    place = ((torch.arange(SIZE) + 0.5) / SIZE - 0.5) * 5 / 4 + 0.5
+    inside = (place > 0) & (place < 1)
+    assert (found.meets.all(dim=(0, 1)) == (inside[:, None] & inside)).all()
+
+
+def test_an_edit_with_matrix_products_in_bfloat16_meets_its_source():
+    pipe, arc = small_mini(), preset("arc_left", 16, default_intrinsics(24 / 16))
+    with torch.autocast("cpu", torch.bfloat16):
+        made = pipe(source=moving_frames(16, 16, 24), target_trajectory=arc)
+    assert made.latents.isfinite().all()
 
 
 def test_places_are_not_rounded_where_matrix_products_are():

@@ -113,6 +113,19 @@ def test_a_turns_path_is_in_the_same_world_as_the_sources_wherever_that_begins(p
     np.testing.assert_allclose(targets[0], wanted.relative_to(filmed.c2w[0]).c2w, atol=1e-5)
 
 
+def test_a_turns_path_from_the_origin_beside_a_source_that_begins_elsewhere_gets_a_warning(
+    plan, tmp_path, still
+) -> None:
+    lens = default_intrinsics(64 / 48)
+    filmed, pan = preset("arc_left", 50, lens)[10:], preset("pan_right", 40, lens)
+    for name, path in (("source", filmed), ("near", filmed.relative_to(filmed.c2w[0])), ("pan", pan)):
+        (tmp_path / f"{name}.json").write_text(write_json(path))
+    source, near, turn = (str(tmp_path / f"{name}.json") for name in ("source", "near", "pan"))
+    [warning] = plan([still], turn, "pan_right", source, source_trajectory=source).notes
+    assert warning.status == "warning" and "begins at the origin, and the file of the source's" in warning.message
+    assert not plan([still], turn, source_trajectory=near).notes
+
+
 def test_presets_have_the_sources_lens_and_words_alone_the_camera_of_what_they_edit(plan, still) -> None:
     words = "{prompt: make it night, input: %s}"
     made = plan([still], "arc_left", words % "previous", words % "source").chains[0]
