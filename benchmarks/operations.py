@@ -179,7 +179,7 @@ class Operations:
             return 0
         frames, rows, columns = self.latent
         channels = self.config.out_channels
-        return 3 * (channels + channels**2) * frames * 2 * rows * columns * (rows + columns)
+        return 2 * (channels + channels**2) * frames * 2 * rows * columns * (rows + columns)
 
     def _sights(self, memories: int) -> int:
         """The target's rays, and how they run through the videos that it copies from, and through its own that lead;

@@ -91,12 +91,13 @@ def guided(shown: torch.Tensor, radius: int, edge: float) -> Callable[[torch.Ten
         products = mean((shown[:, :, None] * values[:, None]).flatten(1, 2)).unflatten(1, (shown.shape[1], -1))
         return (products - centre[:, :, None] * means[:, None]).movedim((1, 2), (-2, -1))
 
-    own = spread(shown, centre) + edge * torch.eye(shown.shape[1], device=shown.device)
-    factors = torch.linalg.lu_factor(own)
+    own = spread(shown, centre)
+    factors = torch.linalg.lu_factor(own + edge * torch.eye(shown.shape[1], device=shown.device))
 
     def filtered(values: torch.Tensor) -> torch.Tensor:
-        means = mean(values)
-        slopes = torch.linalg.lu_solve(*factors, spread(values, means)).movedim((-2, -1), (1, 2))  # (N, C, M, H, W)
+        itself = values is shown
+        means = centre if itself else mean(values)
+        slopes = torch.linalg.lu_solve(*factors, own if itself else spread(values, means)).movedim((-2, -1), (1, 2))
         offsets = means - (slopes * centre[:, :, None]).sum(dim=1)
         slopes, offsets = mean(slopes.flatten(1, 2)).view_as(slopes), mean(offsets)
         return (slopes * shown[:, :, None]).sum(dim=1) + offsets
