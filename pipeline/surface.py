@@ -1,9 +1,9 @@
 """What the source shows is a surface, and the target's rays meet it.
 
 What tokens say of the target's depths is a blurred picture: a thing that is looked up along it comes out torn. But how
-the source looks is known to the pixel. So in use the model first says, in noise alone, how far away is what the source
-itself shows; a guided filter gives that the outlines of the source's pictures (see `outlines`), and a pixel of the
-target is looked up where its ray first goes behind that surface. What does so nowhere the source does not show.
+the source looks is known to the pixel. So in use the model first says, as in an edit's first step, how far away is what
+the source itself shows; a guided filter gives that the outlines of the source's pictures (see `outlines`), and a pixel
+of the target is looked up where its ray first goes behind that surface. What does so nowhere the source does not show.
 
 Letters in shapes as in `lookup`.
 """
