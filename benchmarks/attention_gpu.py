@@ -65,7 +65,7 @@ def measure(
         for passes in (2, 3):  # the first ones compile
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
-            cache = MemoryCache() if scheme.attention == "cached" else None
+            cache = MemoryCache()
             times = [_seconds(lambda: model(**given, cache=cache), device) for _ in range(passes)]  # noqa: B023
         first, later = times[0], min(times[1:])
         memory = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else 0.0

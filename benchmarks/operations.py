@@ -60,15 +60,12 @@ class Operations:
         """A whole edit from a source: one pass per step, or two with guidance, the second of which copies. Without the
         pass before them that asks a model that copies how far away its source is."""
         first = self.one(scheme, memories, filling=True)
-        raw = first - self._even() - self._sights(memories)
-        if scheme.attention == "joint":
-            return steps * (first + (passes - 1) * raw)
         later, unguided = (self.one(scheme, memories, False, text) for text in (self.text, self.unguided))
         unguided -= self._even()
         return first + (steps - 1) * later + (passes - 1) * (steps * unguided + self._text(self.unguided))
 
     def one(self, scheme: Scheme, memories: int, filling: bool = True, text: int | None = None) -> int:
-        """One pass. `filling`: the one that fills the cache, with all that never changes; joint passes are equal.
+        """One pass. `filling`: the one that fills the cache, with all that never changes.
         text: how many tokens that has, None for the prompt's."""
         config, dim = self.config, self.dim
         text = self.text if text is None else text
@@ -76,7 +73,7 @@ class Operations:
         target = math.prod(self._counts((1, 1, 1)))
         joint = scheme.attention == "joint"
         total = self._around(target) + self._copying(target) + self._even()
-        if joint or filling:
+        if filling:
             total += self._sights(memories)
             total += self._cameras((1, 1, 1)) + self._timestep() + self._text(text)
             kernels = [config.source_kernel, *self._kernels(scheme, memories)]
@@ -174,12 +171,12 @@ class Operations:
         return 2 * target * self.dim * said * math.prod(config.patch_size) // CELL**2
 
     def _even(self) -> int:
-        """The filter of what is made up where the camera moves: means over windows as products of matrices."""
+        """The filter of what is made up where the camera moves and little noise is left: four means over windows as
+        products of matrices."""
         if not self.config.copied_videos:
             return 0
         frames, rows, columns = self.latent
-        channels = self.config.out_channels
-        return 2 * (channels + channels**2) * frames * 2 * rows * columns * (rows + columns)
+        return 4 * self.config.out_channels * frames * 2 * rows * columns * (rows + columns)
 
     def _sights(self, memories: int) -> int:
         """The target's rays, and how they run through the videos that it copies from, and through its own that lead;

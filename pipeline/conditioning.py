@@ -120,11 +120,9 @@ def check(
                 "elsewhere"
             )
     if cache is not None and cache.complete:
-        _check_cached(cache, target_video, source, memories)
+        _check_cached(cache, target_video, source, memories, attention)
     if config.positions == "grid":
         _check_positions(model, target, source, memories)
-    if cache is not None and attention == "joint":
-        raise ValueError("a cache was given, but joint attention has nothing to keep: expected attention='cached'")
     if merge == "merge" and model.compressor is None:
         raise ValueError("merge='merge' needs a compressor, but this model was configured with another merge")
     noisy = config.source == "tokens" and config.source_modulation == "target"
@@ -140,10 +138,13 @@ def _check_cached(
     target: ConditioningVideo,
     source: ConditioningVideo | None,
     memories: Sequence[ConditioningVideo],
+    attention: str,
 ) -> None:
     """What a cache keeps is the first call's: of the target's size and cameras, and of all that it may look at."""
     first = cache.target
     assert first is not None
+    if cache.attention != attention:
+        raise ValueError(f"the cache was filled with attention={cache.attention!r}, got {attention!r}: clear() it")
     if first.latent.shape != target.latent.shape:
         raise ValueError(
             f"the cache was filled beside a target (B, C, T, H, W) of {tuple(first.latent.shape)}, got "
@@ -153,6 +154,10 @@ def _check_cached(
     same = len(shown) == len(cache.shown) and all(
         one is other or torch.equal(one, other) for one, other in zip(shown, cache.shown, strict=True)
     )
+    if attention == "joint" and cache.shown and not shown:
+        raise ValueError(
+            "joint attention looks at source and memories in every step, which a cache does not keep: give them again"
+        )
     if shown and not same:
         raise ValueError("the cache was filled with another source or other memories: clear() it, or take another")
     for name in ("poses", "intrinsics", "times"):

@@ -29,7 +29,7 @@ from .conditioning import ConditioningVideo
 from .lookup import CELL, FARTHEST, NEAREST, Paths, fine, finer, framewise, look, paths_through, project, rays_of
 from .moments import nearest, showing
 from .outlines import CERTAIN, DECIDED, Outlines, bounded, outlined
-from .seams import even, seamless
+from .seams import beside, even, seamless
 from .surface import Met, meet
 from .tokenizers import unpatchify
 
@@ -145,7 +145,8 @@ class Copying(nn.Module):
         and have no seams; outlines of `outlines_of`, where the source has them."""
         with torch.autocast(own.device.type, enabled=False):
             count, frames = len(own), own.shape[2]
-            if seen and isinstance(met := seen[0], Met):  # there all points are where it is, also in what memories show
+            met = seen[0] if seen and isinstance(seen[0], Met) else None
+            if met is not None:  # there all points are where it is, also in what memories show
                 said = log_depths.flatten(0, 1)
                 log_depths = torch.where(met.mostly, met.log_depths, said).view_as(log_depths)
             depths = log_depths.flatten(0, 1).exp().clamp(NEAREST, FARTHEST)
@@ -180,6 +181,9 @@ class Copying(nn.Module):
                 shares = torch.where(certain, bounded(shares, self.points, framewise(outlines.shown)), shares)
             shares = shares.split([len(each[0]) for each in scores], dim=1)
             parts = [(share[:, None] * each).sum(dim=2) for share, each in zip(shares, candidates, strict=True)]
+            if met is not None and leaders is not None and (certain := level <= CERTAIN).any():
+                invented = shares[0] + shares[1] * ~met.meets
+                parts.append(certain * invented * beside(made, met.shown, shares[1] * met.meets))
             return sum(parts[1:], parts[0]).unflatten(0, (count, frames)).transpose(1, 2).to(own.dtype)
 
     def _made(
@@ -199,7 +203,10 @@ class Copying(nn.Module):
         if leaders is None:  # in training: each patch is taught as it is
             return made
         if not shared.all():
-            made = torch.where(shared, made, even(seamless(made, self.patch)))
+            smooth = seamless(made, self.patch)
+            if (decided := level <= DECIDED).any():
+                smooth = torch.where(decided, even(smooth), smooth)
+            made = torch.where(shared, made, smooth)
         depths = log_depths.flatten(0, 1).mean(dim=1, keepdim=True).exp().clamp(NEAREST, FARTHEST)
         return framewise(settled(made.unflatten(0, sizes).transpose(1, 2), depths, leaders))
 

@@ -6,7 +6,8 @@
 
 The first call fills it, the others read it: conditioning tokens see neither the noise, nor the timestep, nor the text.
 What the target's cameras and the texts come to, and what it may copy, is the same at every step too, and is kept
-beside. So a cache serves one target's size and cameras, and one state of the weights and adapters.
+beside (with joint attention nothing else). So a cache serves one target's size and cameras, and one state of the
+weights and adapters.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class MemoryCache:
     device: where, None as they come; "cpu" keeps them on the host and copies a block's share at each use.
     track: also record the responsiveness of later steps, to be compared with the first's.
 
-    target: of the call that filled it; shown: the latents of its source and memories.
+    target and attention: of the call that filled it; shown: the latents of its source and memories.
     responsiveness: R (B, memory frames) by merge point, of the pass that filled the cache; its frames are in order
     of the memories that may merge, by rank, then time, until the first merge. later: the same, one entry per tracked
     later pass.
@@ -46,6 +47,7 @@ class MemoryCache:
     track: bool = False
     complete: bool = False
     target: ConditioningVideo | None = None
+    attention: str = ""
     shown: list[torch.Tensor] = field(default_factory=list)
     responsiveness: dict[int, torch.Tensor] = field(default_factory=dict)
     mean_keys: dict[int, torch.Tensor] = field(default_factory=dict)

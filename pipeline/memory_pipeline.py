@@ -66,8 +66,9 @@ class MemoryVideo:
 class MemoryV2VPipelineOutput(BaseOutput):
     """latents: (C, T', H', W') float32, the edit. frames: (T, H, W, 3) uint8, where pictures were asked for.
 
-    cache_bytes: what the keys and values of conditioning and words took, 0 with joint attention. rank_correlations: by
-    merge point, of the memory frames' responsiveness between the first pass and each later one, where asked for.
+    cache_bytes: what the keys and values of conditioning and words took, with joint attention of words alone.
+    rank_correlations: by merge point, of the memory frames' responsiveness between the first pass and each later one,
+    where asked for; of cached attention.
     """
 
     latents: torch.Tensor
@@ -260,9 +261,7 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             source_trajectory, memories = None, [replace(each, trajectory=None) for each in memories]
         if target_trajectory is not None and source_trajectory is None and source_latent is not None:
             source_trajectory = Trajectory.static(self._frames_of(source_latent), lens)
-        cache = None
-        if (attention or self.transformer.config.attention) == "cached":
-            cache = MemoryCache(cache_dtype, cache_device, track_responsiveness)
+        cache = MemoryCache(cache_dtype, cache_device, track_responsiveness)
         conditioning: dict[str, Any] = {
             "source": None,
             "memories": [self._conditioning(memory, lens, frame_rate, device, dtype) for memory in memories],
@@ -322,8 +321,8 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         return MemoryV2VPipelineOutput(
             latents=latents[0],
             frames=pictures,
-            cache_bytes=cache.bytes if cache is not None else 0,
-            rank_correlations=cache.rank_correlations() if cache is not None and track_responsiveness else None,
+            cache_bytes=cache.bytes,
+            rank_correlations=cache.rank_correlations() if track_responsiveness else None,
         )
 
     def encode_prompt(self, prompt: str | None | Sequence[str | None]) -> torch.Tensor:

@@ -78,12 +78,7 @@ def outlined(made: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
 def guided(shown: torch.Tensor, radius: int, edge: float) -> Callable[[torch.Tensor], torch.Tensor]:
     """The guided filter of what is shown (N, C, H, W), in windows that reach `radius` pixels from their middles: takes
     and gives (N, M, H, W); all are float32."""
-    over_rows, over_columns = (_window(size, radius, shown.device) for size in shown.shape[2:])
-
-    def mean(values: torch.Tensor) -> torch.Tensor:
-        """Over the window around every pixel. As products of matrices: torch's own pooling takes ten times as long."""
-        return over_rows @ values @ over_columns.T
-
+    mean = means(shown, radius)
     centre = mean(shown)
 
     def spread(values: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
@@ -103,6 +98,14 @@ def guided(shown: torch.Tensor, radius: int, edge: float) -> Callable[[torch.Ten
         return (slopes * shown[:, :, None]).sum(dim=1) + offsets
 
     return filtered
+
+
+def means(like: torch.Tensor, radius: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Over windows that reach `radius` pixels from their middles, of (N, C, H, W) of the rows, columns and device of
+    `like`, float32."""
+    over_rows, over_columns = (_window(size, radius, like.device) for size in like.shape[2:])
+    # As products of matrices: torch's own pooling takes ten times as long.
+    return lambda values: over_rows @ values @ over_columns.T
 
 
 def _window(size: int, radius: int, device: torch.device) -> torch.Tensor:

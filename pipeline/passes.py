@@ -47,20 +47,25 @@ class Pass:
     clean: torch.Tensor | None
     merging: Merging
 
-    def joint(self, target: Tokens, conditioning: Tokens, noisy: int) -> torch.Tensor:
+    def joint(self, target: Tokens, conditioning: Tokens, noisy: int, cache: MemoryCache | None = None) -> torch.Tensor:
         """The target's states (B, N, D) after all blocks, attending jointly. The first `noisy` tokens of the
-        sequence take the target's modulation: its own, and a source's where it is published so."""
-        count = len(target)
-        sequence, factors = self._sequence(target, conditioning)
+        sequence take the target's modulation: its own, and a source's where it is published so. A cache has the
+        text."""
+        count, sequence = len(target), Tokens.join([target, conditioning])
+        turn = partial(self.rotary, sequence.places)
+        factors = turn() if cache is None else cache.once("rotary", turn)
         states = sequence.states
         for index, block in enumerate(self.blocks):
             if index in self.merging.points:
                 target, conditioning = target.having(states[:, :count]), conditioning.having(states[:, count:])
                 selection = self._select(index, block, target, conditioning)
                 conditioning = merge(conditioning, selection, self.merging.compressor)
-                sequence, factors = self._sequence(target, conditioning)
-                states = sequence.states
-            states = self.call(block, states, self.text, self.modulation, factors, self.clean, noisy, sequence.cameras)
+                sequence = Tokens.join([target, conditioning])
+                states, factors = sequence.states, self.rotary(sequence.places)
+            text = self._words(index, cache, states)
+            states = self.call(block, states, text, self.modulation, factors, self.clean, noisy, sequence.cameras)
+        if cache is not None:
+            cache.complete = True
         return states[:, :count]
 
     def cached(self, target: Tokens, cache: MemoryCache | None, conditioning: Tokens | None = None) -> torch.Tensor:
@@ -79,9 +84,7 @@ class Pass:
             if filling is not None:
                 filling.fill(index, target)
             context = None if cache is None or not cache.has(index) else cache.load(index, target.states)
-            text: Any = self.text
-            if cache is not None and isinstance(text, int):
-                text = cache.load((text, index), target.states)
+            text = self._words(index, cache, target.states)
             arguments = (target.states, text, self.modulation, factors, None, 0, target.cameras, context)
             if cache is not None and cache.track and cache.complete and index in cache.mean_keys:
                 states, (queries, _, _) = self.call(block, *arguments, "also")
@@ -100,9 +103,11 @@ class Pass:
             filling.fill(index, None)
         cache.complete = True
 
-    def _sequence(self, target: Tokens, conditioning: Tokens) -> tuple[Tokens, Rotary]:
-        sequence = Tokens.join([target, conditioning])
-        return sequence, self.rotary(sequence.places)
+    def _words(self, index: int, cache: MemoryCache | None, like: torch.Tensor) -> Any:
+        """What a block is given of the text."""
+        if cache is None or not isinstance(self.text, int):
+            return self.text
+        return cache.load((self.text, index), like)
 
     def projections(self, which: str, block: nn.Module, tokens: Tokens, modulation: torch.Tensor | None) -> Any:
         """A tuple of what a block would attend with: `which` of queries, keys and values, "q", "k" or "kv"."""

@@ -5,18 +5,23 @@ use the step from the last pixel of a patch to the first of the next becomes as 
 both patches give way by half of what is left over, less and less up to their middles. Never more is taken off a step
 than there is, so what lies beside the grid stays; an edge of what is made up that lies exactly on it becomes soft.
 
-Inside, too, patches have a faint pattern of their own, where nothing is known the same in all: it goes through the
-filter of `outlines`, with what is made up itself to say what varies by more.
+Inside, too, patches have a faint pattern of their own, where nothing is known the same in all: where a window varies
+by no more than that does, a pixel becomes its mean.
+
+And what is made up has no seam where what the source shows ends: there it goes on from that. By how much the two differ
+where the source shows what is made up as well is known, and is taken off beside it, less and less with the distance.
 """
 
 from __future__ import annotations
 
 import torch
 
-from .outlines import guided
+from .outlines import means
 
-RADIUS = 3  # of the filter, as of `outlines`
+RADIUS = 3  # pixels from the middle of a window to its sides
 PATTERN = 0.003  # variance in a window, in units of the latent: what varies by far more is no pattern of patches
+REACHES = (16, 6, 2)  # as RADIUS: from the farthest on, what is left over by one is for the next
+ALIKE = 0.3  # units of the latent: what differs by far more is another thing, such as one that stands before it
 
 
 def seamless(made: torch.Tensor, patch: tuple[int, int]) -> torch.Tensor:
@@ -25,8 +30,26 @@ def seamless(made: torch.Tensor, patch: tuple[int, int]) -> torch.Tensor:
 
 
 def even(made: torch.Tensor) -> torch.Tensor:
-    """What was made up without the faint pattern of its patches. It and the result (N, C, H, W), float32."""
-    return guided(made, RADIUS, PATTERN)(made)
+    """What was made up without the faint pattern of its patches. It and the result (N, C, H, W), float32: every channel
+    through a guided filter (see `outlines`) of itself."""
+    mean = means(made, RADIUS)
+    centre = mean(made)
+    varies = mean(made.square()) - centre.square()
+    kept = varies / (varies + PATTERN)
+    return mean(kept) * made + mean((1 - kept) * centre)
+
+
+def beside(made: torch.Tensor, shown: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    """What is to be added to what was made up, so that it goes on from what is shown in its place with these shares
+    (N, 1, H, W). The others and the result (N, C, H, W), float32."""
+    added = torch.zeros_like(made)
+    for reach in REACHES:
+        mean = means(made, reach)
+        off = shown - made - added
+        certain = share * (-off.square().mean(dim=1, keepdim=True) / (2 * ALIKE**2)).exp()
+        near, weight = mean(mean(torch.cat([certain * off, certain], dim=1))).split([made.shape[1], 1], dim=1)
+        added = added + near / weight.clamp(min=0.5)  # beside a straight border it is a half, and none far from it
+    return added
 
 
 def _closed(made: torch.Tensor, patch: int, dim: int) -> torch.Tensor:

@@ -265,7 +265,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         memories as described at `ConditioningVideo`, memories most relevant first; target_poses (B, T, 3, 4),
         target_intrinsics (B, T, 4) and target_times (B, T) as theirs. The other arguments are the base's.
         cache: filled by its first call, and then read instead of source and memories, which may be given again or left
-            out, but not be others; cached attention only.
+            out, but not be others. With joint attention it keeps no more than what no step changes, and they must be
+            given again.
         merge_share, memory_kernels: training draws them at random; None for what the number of memories and the
             model's configuration say.
         raw: without copying, the sample what the model makes up itself.
@@ -284,7 +285,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         filled = cache is not None and cache.complete
         if cache is not None and not filled:
             cache.clear()
-            cache.target = target_video
+            cache.target, cache.attention = target_video, attention
             cache.shown = [each.latent for each in (*((source,) if source else ()), *memories)]
         if config.source == "channels":
             put = partial(_beside, hidden_states, source)
@@ -326,19 +327,25 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         )
         if not keeps:
             text = embedded if image is None else torch.cat([image, embedded], dim=1)
+        joint = attention == "joint" and bool(source or memories)
         conditioning = None
-        if (source or memories) and not filled:
-            conditioning = self._conditioning(source, memories, hidden_states.shape[2], memory_kernels)
+        if (source or memories) and (joint or not filled):
+            tokens = partial(self._conditioning, source, memories, hidden_states.shape[2], memory_kernels)
+            conditioning = cache.once("conditioning", tokens) if joint and cache is not None else tokens()
         share = fraction(len(memories)) if merge_share is None else merge_share
         modulation = modulation.unflatten(1, (6, -1))
-        clean = None if conditioning is None else self._clean_modulation(modulation)
+        clean = None
+        if conditioning is not None:
+            modulate = partial(self._clean_modulation, modulation)
+            clean = modulate() if cache is None else cache.once("clean", modulate)
         merges = conditioning is not None and any(group.merges for group in conditioning.groups)
         run = self._pass(text, modulation, clean, merge if merges and share else "off", share)
-        if conditioning is not None and attention == "joint":
+        if joint:
+            assert conditioning is not None
             noisy = len(target)
             if source is not None and config.source_modulation == "target":
                 noisy += math.prod(self._grid(source, tuple(config.source_kernel))[1])
-            states = run.joint(target, conditioning, noisy)
+            states = run.joint(target, conditioning, noisy, cache)
         else:
             states = run.cached(target, cache, conditioning)
 

@@ -294,7 +294,6 @@ def test_gradients_reach_every_new_parameter_in_every_arrangement(changes, atten
         ({"cameras": "plucker"}, {"source": video(1, intrinsics=None)}, "the source has no intrinsics"),
         ({"cameras": "per_block"}, {"memories": [video(1, poses=None)]}, "memory 0 and the target must both have"),
         ({"rope_max_seq_len": 8}, {}, "reaches temporal position 12, expected at most 8"),
-        ({}, {"cache": MemoryCache(), "attention": "joint"}, "nothing to keep"),
         ({}, {"merge": "merge"}, "needs a compressor"),
         ({}, {"attention": "sparse"}, "attention must be one of cached, joint, got 'sparse'"),
         ({"source_modulation": "target"}, {}, "expected attention='joint', got 'cached'"),
@@ -371,6 +370,19 @@ def test_a_cache_serves_one_target_s_size_and_cameras_and_what_it_was_shown(chan
         predict(model, **given | changes, cache=cache)
     cache.clear()
     assert torch.equal(predict(model, **given | changes, cache=cache), predict(model, **given | changes))
+
+
+def test_a_cache_of_joint_attention_changes_nothing_and_wants_source_and_memories_again():
+    model, given = model_of(cameras="plucker", positions="frustum", merge="merge"), call(memories=6, attention="joint")
+    plain, cache, seen = predict(model, **given), MemoryCache(), []
+    model.tokenizers.of((1, 2, 2)).register_forward_hook(lambda *_: seen.append(1))
+    for _ in range(2):
+        assert torch.allclose(predict(model, **given, cache=cache), plain, atol=1e-5)
+    assert len(seen) == 3, "three memories are of this tokenizer, and were embedded once"
+    with pytest.raises(ValueError, match="joint attention looks at source and memories in every step"):
+        predict(model, **given | {"source": None, "memories": ()}, cache=cache)
+    with pytest.raises(ValueError, match="filled with attention='joint', got 'cached': clear"):
+        predict(model, **given | {"attention": "cached"}, cache=cache)
 
 
 def test_texts_that_change_at_every_step_do_not_pile_up():

@@ -44,7 +44,7 @@ def an_edit(attention, merge, memories):
         "memories": [video() for _ in range(memories)],
         "attention": attention,
         "merge": merge,
-        "cache": MemoryCache() if attention == "cached" else None,
+        "cache": MemoryCache(),
     }
 
 

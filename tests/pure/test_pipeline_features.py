@@ -68,7 +68,7 @@ def test_conditioning_is_encoded_once_for_all_steps_and_both_passes(pipe):
         edit(pipe, num_inference_steps=3)
         assert len(calls) == 1 + 1  # of the source, and before that to ask how far away it is
         edit(pipe, num_inference_steps=3, attention="joint")
-        assert len(calls) == 2 + 1 + 2 * 3
+        assert len(calls) == 2 + 2
     finally:
         hook.remove()
 
@@ -80,7 +80,8 @@ def test_the_cache_reports_its_bytes_and_may_live_elsewhere(pipe):
     assert torch.equal(plain.latents, host.latents) and plain.cache_bytes == host.cache_bytes
     assert plain.cache_bytes / 4 < small.cache_bytes < plain.cache_bytes / 3.9
     assert (plain.latents - small.latents).abs().mean() < 0.02
-    assert edit(pipe, attention="joint").cache_bytes == 0
+    words = edit(pipe, attention="joint").cache_bytes
+    assert 0 < words < plain.cache_bytes / 4
 
 
 def test_the_cache_grows_with_what_is_kept(pipe):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.agreement import leading, settled
-from pipeline.outlines import DECIDED, guided, outlines_of
-from pipeline.seams import PATTERN, RADIUS, even, seamless
+from pipeline.outlines import CERTAIN, DECIDED, guided, outlines_of
+from pipeline.seams import PATTERN, RADIUS, beside, even, seamless
 from tests.rays import FRAMES, SIZE, camera, head, run, video
 
 PATCHES = st.sampled_from([(2, 2), (4, 4), (8, 8), (8, 4)])
@@ -116,7 +117,45 @@ def test_a_faint_pattern_of_patches_goes_and_edges_stay():
     flat, stepped = even(made)
     assert flat.std() < 0.2 * faint.std()
     assert (stepped[0] - edge).abs().max() < 0.06 and stepped[0, :, 13].min() - stepped[0, :, 12].max() > 0.9
-    assert torch.equal(even(made), guided(made, RADIUS, PATTERN)(made))
+    for channel in made.unbind(1):
+        assert torch.allclose(
+            even(channel[:, None]), guided(channel[:, None], RADIUS, PATTERN)(channel[:, None]), atol=1e-5
+        )
+
+
+def halves(left: torch.Tensor | float, right: torch.Tensor | float = 0.0) -> torch.Tensor:
+    """(1, 3, 96, 96) of two values side by side."""
+    return torch.where(torch.arange(96) < 48, torch.as_tensor(left), torch.as_tensor(right)).expand(1, 3, 96, 96)
+
+
+def test_what_is_made_up_goes_on_from_what_is_shown_and_is_itself_far_from_there():
+    share = halves(1.0)[:, :1]
+    made = halves(0.3, 0.3)
+    added = beside(made, made + 0.1, share)[0, 0]
+    assert (added[:, 48] - 0.1).abs().max() < 0.01 and added[:, 90:].abs().max() < 1e-3
+    assert (added[:, 49:].diff(dim=1) <= 1e-6).all() and added.min() > -1e-6
+    assert added[0].diff().abs().max() < 0.02, "no step of its own"
+    assert torch.equal(beside(made, made + 0.1, torch.zeros_like(share)), torch.zeros_like(made))
+    assert beside(made, made, share).abs().max() == 0
+
+
+def test_what_stands_before_it_is_not_gone_on_from():
+    share = halves(1.0)[:, :1]
+    far, near = (beside(halves(0.0), halves(0.0) + off, share)[..., 48:].abs().max() for off in (2.0, 0.2))
+    assert far < 1e-3 and near > 0.15
+
+
+def test_where_the_source_ends_there_is_no_seam_once_little_noise_is_left():
+    target = video(camera(0.6, 0.0, 0.0))
+    shown = torch.full((1, 3, FRAMES, SIZE, SIZE), 0.2)
+    source = replace(video(camera(0.0, 0.0, 0.0), shown), surface=torch.full((1, FRAMES, SIZE, SIZE), math.log(2.0)))
+    own = shown - 0.1
+
+    def step(sigma: float, lead: bool = True) -> float:
+        return float(run(head(choose=0), target, [source], sigma, own, lead).diff(dim=-1).abs().max())
+
+    assert step(CERTAIN + 0.01) > 0.04 and step(CERTAIN, lead=False) > 0.04
+    assert step(CERTAIN) < 0.02
 
 
 def test_in_use_what_is_made_up_has_no_seams_and_in_training_it_is_as_it_was():
@@ -124,8 +163,10 @@ def test_in_use_what_is_made_up_has_no_seams_and_in_training_it_is_as_it_was():
     own = colours.repeat_interleave(8, 3).repeat_interleave(8, 4).expand(-1, -1, FRAMES, -1, -1)
     target = video(camera(0.0, 0.0, 0.0))
     assert torch.equal(run(head(), target, [None], own=own), own)
-    used = run(head(), target, [None], own=own, lead=True)
-    assert torch.allclose(used[:, :, -1], even(seamless(own[:, :, -1], (8, 8))), atol=1e-5)
+    closed = seamless(own[:, :, -1], (8, 8))
+    for sigma, expected in ((DECIDED + 0.01, closed), (DECIDED, even(closed))):
+        used = run(head(), target, [None], sigma, own, lead=True)
+        assert torch.allclose(used[:, :, -1], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("outlined", [False, True])
@@ -137,7 +178,7 @@ def test_seams_close_before_frames_agree_and_where_outlines_are_not_the_sources(
     early = DECIDED + 0.01
     assert torch.equal(run(layer, target, [source], early, own, outlines=outlines), run(layer, target, [], 1.0, own))
 
-    flat = even(seamless(own.transpose(1, 2).flatten(0, 1), (8, 8))).unflatten(0, (2, -1)).transpose(1, 2)
+    flat = seamless(own.transpose(1, 2).flatten(0, 1), (8, 8)).unflatten(0, (2, -1)).transpose(1, 2)
     expected = torch.stack([own[0] if outlined else flat[0], flat[1]])
     depths = layer.said(torch.zeros(2, 16, 8), target.latent.shape[2:])[1].mean(2).exp().flatten(0, 1)[:, None]
     expected = settled(expected, depths, leading(target))
