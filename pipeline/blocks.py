@@ -51,7 +51,8 @@ class MemoryAttnProcessor(WanAttnProcessor):
         own = query, key, value = [_heads(attn, *each, rotary_emb) for each in zip("qkv", projected, strict=True)]
         if context is not None:
             # several targets may share one encoding (training): each encoding's come one after another
-            shared = [each.repeat_interleave(len(key) // len(each), dim=0) for each in context]
+            copies = len(key) // len(context[0])
+            shared = [each if copies == 1 else each.repeat_interleave(copies, dim=0) for each in context]
             key, value = torch.cat([key, shared[0]], dim=1), torch.cat([value, shared[1]], dim=1)
         attended = dispatch_attention_fn(query, key, value, backend=self._attention_backend)
         attended = attn.to_out[1](attn.to_out[0](attended.flatten(2, 3).type_as(query)))
