@@ -18,6 +18,7 @@ from jobs.config import nearest
 from pipeline.trajectory import PRESETS, Trajectory, TrajectoryError, preset
 from pipeline.trajectory_formats import COLMAP, parse_trajectory, read_colmap
 from storage.errors import reaching
+from storage.location import WEB
 from storage.turn_text import TURN_KEYS, turn_mapping
 
 INPUTS = ("source", "previous")
@@ -100,13 +101,20 @@ def parse_turn(spec: str | dict[str, Any]) -> Turn:
 
 
 def exists(url: str) -> bool:
-    """Whether there is a file or folder; False too for words that only look like a URL."""
+    """Whether there is a file or folder; False too for words that only look like a URL. Raises StorageFault where a
+    store or web server that could tell fails."""
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError, TypeError):  # TypeError: of a file system that wants to be told more
         return False
-    with reaching(url):
-        return bool(filesystem.exists(path))
+    try:
+        with reaching(url):
+            if not url.startswith(WEB):
+                return bool(filesystem.exists(path))
+            filesystem.info(path)  # `exists` would say no of a server that is down
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def read_trajectory(

@@ -39,14 +39,14 @@ def fault(url: str, failed: str, error: BaseException, remedy: str) -> StorageFa
 @contextmanager
 def answered(url: str) -> Iterator[None]:
     """A StorageFault where a web server cannot be reached, fails (5xx) or is in haste (408, 429), of which fsspec
-    often says that it has no such file."""
+    often says that it has no such file. What is wrong with the address, or with what was read, passes."""
     try:
         yield
-    except OSError as error:
+    except Exception as error:  # aiohttp's own are no OSErrors where a server did answer
         cause = error.__cause__ if isinstance(error, FileNotFoundError) else error
-        web = url.startswith(WEB) and not isinstance(error, StorageFault)
         status = getattr(cause, "status", 500)
-        if not web or cause is None or (status < 500 and status not in (408, 429)):
+        told = isinstance(cause, (StorageFault, ValueError, ImportError))
+        if cause is None or told or not url.startswith(WEB) or (status < 500 and status not in (408, 429)):
             raise
         said = "its server fails or does not answer"
         raise fault(url, said, cause, "check address and network, or try again later") from error

@@ -5,7 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import tempfile
+import threading
 from collections import defaultdict
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 # Before torch is imported: tests run beside each other's workers, and a second thread only takes turns with them.
@@ -57,6 +60,31 @@ def tiny_scenes(tmp_path_factory: pytest.TempPathFactory) -> str:
     from tests.training import render_scenes
 
     return render_scenes(tmp_path_factory.mktemp("scenes"))
+
+
+@pytest.fixture
+def server() -> Iterator[Callable[..., str]]:
+    """`server(status)` says the URL of a file of which a web server gives no more than this answer."""
+    running = []
+
+    def serve(status: int, name: str = "a.mp4") -> str:
+        class Answer(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_error(status)
+
+            do_HEAD = do_GET
+
+            def log_message(self, *about: object) -> None:
+                pass
+
+        running.append(ThreadingHTTPServer(("localhost", 0), Answer))
+        threading.Thread(target=running[-1].serve_forever, daemon=True).start()
+        return f"http://localhost:{running[-1].server_port}/{name}"
+
+    yield serve
+    for each in running:
+        each.shutdown()
+        each.server_close()
 
 
 @pytest.fixture(scope="session")

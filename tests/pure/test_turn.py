@@ -107,9 +107,18 @@ def test_a_trajectory_that_is_not_there_says_what_was_expected(tmp_path) -> None
         read_trajectory(str(tmp_path), INTRINSICS)
 
 
-def test_a_trajectory_whose_server_does_not_answer_is_not_missing() -> None:
-    with pytest.raises(StorageFault, match="http://localhost:9/a.json: its server fails or does not answer"):
-        read_trajectory("http://localhost:9/a.json", INTRINSICS)
+def test_a_trajectory_whose_server_fails_or_does_not_answer_is_not_missing(server) -> None:
+    for url in ("http://localhost:9/a.json", *(server(status, "a.json") for status in (503, 408, 429))):
+        for ask in (lambda url: read_trajectory(url, INTRINSICS), parse_turn):
+            with pytest.raises(StorageFault, match=f"{url}: its server fails or does not answer .*; check address"):
+                ask(url)
+
+
+@pytest.mark.parametrize("address", ["http://[x/a.json", "http:///a.json"])
+def test_a_trajectory_that_its_server_lacks_or_that_has_no_server_is_missing(server, address) -> None:
+    for url in (server(404, "a.json"), address):
+        with pytest.raises(TurnError, match="is no preset and no file"):
+            parse_turn(url)
 
 
 def test_colmaps_binary_files_and_one_of_its_text_files_alone_say_what_to_give(tmp_path) -> None:

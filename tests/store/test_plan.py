@@ -16,6 +16,7 @@ from jobs.turn import TurnError, parse_turn
 from pipeline.spec import ModelSpec
 from pipeline.trajectory import default_intrinsics, preset
 from pipeline.trajectory_formats import write_json
+from storage.errors import StorageFault
 from storage.fingerprint import file_digest
 from tests.generated import moving_frames, write_clip
 
@@ -242,3 +243,15 @@ def test_an_untrained_mini_is_built_once_and_then_found(tiny_model) -> None:
     first = resolve("mini-cpu")
     assert resolve("mini-cpu") == first and not first.spec.trained
     assert (first.spec.segment_frames, first.spec.frames_for(2)) == (16, 4)
+
+
+def test_a_file_about_the_source_whose_server_fails_is_not_said_to_be_missing(plan, tmp_path, still, server) -> None:
+    url = server(503, "a.json")
+    for about in ({"source_trajectory": url}, {"shots": url}):
+        with pytest.raises(StorageFault, match=f"{url}: its server fails or does not answer .*; check address"):
+            plan([still], **about)
+    (tmp_path / "m.jsonl").write_text(json.dumps({"url": "still.mp4", "trajectory": url}))
+    [note] = plan([tmp_path / "m.jsonl"]).failed
+    assert f"{url}: its server fails or does not answer" in note.message
+    with pytest.raises(ConfigError, match="is not there: check the path"):
+        plan([still], source_trajectory=server(404, "a.json"))

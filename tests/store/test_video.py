@@ -6,10 +6,8 @@ import errno
 import pickle
 import subprocess
 import sys
-import threading
 import tracemalloc
 from fractions import Fraction
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import av
@@ -303,31 +301,6 @@ def test_bad_files_say_in_one_line_what_is_wrong(tmp_path):
         frame.sample_rate = 48000
         container.mux([*stream.encode(frame), *stream.encode(None)])
     refused(tmp_path / "sound.mp4", "no video stream")
-
-
-@pytest.fixture
-def server():
-    """`server(status)` says the URL of a clip of which a web server gives no more than this answer."""
-    running = []
-
-    def serve(status):
-        class Answer(BaseHTTPRequestHandler):
-            def do_GET(self):
-                self.send_error(status)
-
-            do_HEAD = do_GET
-
-            def log_message(self, *about):
-                pass
-
-        running.append(ThreadingHTTPServer(("localhost", 0), Answer))
-        threading.Thread(target=running[-1].serve_forever, daemon=True).start()
-        return f"http://localhost:{running[-1].server_port}/a.mp4"
-
-    yield serve
-    for each in running:
-        each.shutdown()
-        each.server_close()
 
 
 def test_a_server_that_fails_or_does_not_answer_may_do_better_later_and_one_without_the_file_will_not(server):
