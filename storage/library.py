@@ -127,16 +127,17 @@ class Library:
     def compact(self, keep: timedelta = KEEP) -> None:
         """Join small fragments, bring the index up to date, drop versions older than `keep`. Readers may go on."""
         self._latest()
-        self._dataset.optimize.compact_files(target_rows_per_fragment=SMALL)
-        if sum(fragment.count_rows() < LARGE for fragment in self._dataset.get_fragments()) >= MANY:
-            self._dataset.optimize.compact_files(target_rows_per_fragment=LARGE, max_source_rows=2 * LARGE)
-        if self._dataset.list_indices():
-            self._dataset.optimize.optimize_indices()
-        else:  # the process that made the library died before it had made the index
-            self._dataset.create_scalar_index("source", "BTREE")
-        # Never delete_unverified here: beside a live writer it would take the files of a commit under way. And
-        # timedelta(0) would mean the default of two weeks.
-        self._dataset.cleanup_old_versions(max(keep, timedelta(microseconds=1)))
+        with _told(self.url, "cannot be compacted"):
+            self._dataset.optimize.compact_files(target_rows_per_fragment=SMALL)
+            if sum(fragment.count_rows() < LARGE for fragment in self._dataset.get_fragments()) >= MANY:
+                self._dataset.optimize.compact_files(target_rows_per_fragment=LARGE, max_source_rows=2 * LARGE)
+            if self._dataset.list_indices():
+                self._dataset.optimize.optimize_indices()
+            else:  # the process that made the library died before it had made the index
+                self._dataset.create_scalar_index("source", "BTREE")
+            # Never delete_unverified here: beside a live writer it would take the files of a commit under way. And
+            # timedelta(0) would mean the default of two weeks.
+            self._dataset.cleanup_old_versions(max(keep, timedelta(microseconds=1)))
 
     def loose(self) -> int:
         """How many fragments `compact` would join, of either tier. Looks at the manifest alone."""

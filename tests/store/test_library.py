@@ -402,6 +402,18 @@ def test_an_erasure_that_cannot_find_a_sources_rows_says_that_the_library_is_to_
         Library.open(url, **PLACE).erase(["bikes"])
 
 
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(bytes(1000)), Path.unlink], ids=["all zeros", "gone"])
+@pytest.mark.parametrize("files", ["*.lance", "*.blob"], ids=["rows", "latents"])
+def test_a_compaction_of_damaged_files_names_the_library_and_says_what_to_do(url, library, files, damage):
+    for i in range(2):
+        library.commit([a_memory(i, size=256)])
+    for path in (Path(url) / "data").rglob(files):
+        damage(path)
+    with pytest.raises(StorageFault, match=f"{url}: cannot be compacted .*; .* restore it from a copy, or de") as told:
+        Library.open(url, **PLACE).compact()
+    assert "\n" not in str(told.value)
+
+
 @pytest.fixture
 def tiny_disk(tmp_path):
     with small_disk(tmp_path / "tiny") as place:
