@@ -8,6 +8,8 @@ from pathlib import Path
 
 import fsspec
 
+from storage.location import fleeting
+
 DONE, FAILED, USAGE = 0, 1, 2  # exit codes
 
 
@@ -17,7 +19,7 @@ class UsageError(ValueError):
 
 def writable_folder(url: str, create: bool) -> str:
     """The folder's absolute path or URL. Raises UsageError where results cannot be written."""
-    if url.startswith("memory:"):
+    if fleeting(url):
         raise UsageError(
             f"output folder {url} would live in one process alone, which then ends: name a folder or store"
         )

@@ -21,6 +21,7 @@ from pipeline.coverage import Sphere, coverage
 from pipeline.retrieval import Candidates
 from storage.errors import StorageFault
 from storage.lance_rows import KEEP, fault, insert, line, metadata_of, opened
+from storage.location import fleeting
 from storage.lock import alone
 from storage.memory import MEND, LibraryError, Memory, check, memory, numbers, schema, table, trajectory
 
@@ -69,7 +70,7 @@ class Library:
         use to this model."""
         if os.path.isfile(url):  # Lance would try for two seconds and then speak of `_versions`
             raise LibraryError(f"library {url} is a file; a library is a folder: name another place")
-        if url.startswith("memory:"):
+        if fleeting(url):
             raise LibraryError(
                 f"library {url} would live in one process alone; a run has several: name a folder or store"
             )

@@ -23,6 +23,11 @@ def absolute(url: str) -> str:
     return url if path is None else os.path.abspath(path)
 
 
+def fleeting(url: str) -> bool:
+    """Whether what is written there ends with the process: fsspec's `memory://`, also at the end of a chain."""
+    return url.rpartition("::")[2].startswith("memory:")
+
+
 def identity(url: str) -> tuple[Any, ...]:
     """What changes when a file is replaced: (size, modification time or etag ..., inode). Raises FileNotFoundError."""
     path = local_path(url)

@@ -361,9 +361,10 @@ def test_a_store_that_lets_nobody_in_is_one_line(words, clip, tiny_model, tmp_pa
 
 @pytest.mark.parametrize("words", [["edit", "a.mp4", "--turn", "pan_right"], ["synthesize", "--scenes", "1"]])
 def test_an_output_folder_that_would_end_with_the_process_is_refused(words, capfd) -> None:
-    for more in ([], ["--dry-run"]):
-        assert main([*words, "--out", "memory://out", *more]) == 2
-        assert "output folder memory://out would live in one process alone" in capfd.readouterr().err
+    for out in ("memory://out", "simplecache::memory://out"):
+        for more in ([], ["--dry-run"]):
+            assert main([*words, "--out", out, *more]) == 2
+            assert f"output folder {out} would live in one process alone" in capfd.readouterr().err
 
 
 def test_an_output_folder_that_is_a_file_or_cannot_be_made_exits_with_two(edit, clip, tmp_path) -> None:

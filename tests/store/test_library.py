@@ -260,8 +260,9 @@ def test_a_library_that_is_a_file_or_not_there_is_refused_by_name(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(LibraryError, match=r"notes\.txt is a file; a library is a folder"):
         Library.open(str(tmp_path / "notes.txt"), **PLACE)
-    with pytest.raises(LibraryError, match=r"memory://x would live in one process alone; .* name a folder or store"):
-        Library.open("memory://x", **PLACE)
+    for fleeting in ("memory://x", "simplecache::memory://x"):
+        with pytest.raises(LibraryError, match=f"{fleeting} would live in one process alone; .* name a folder or sto"):
+            Library.open(fleeting, **PLACE)
     with pytest.raises(LibraryError, match=r"no library at .*nowhere"):
         Library.open(str(tmp_path / "nowhere"), **PLACE, create=False)
     assert not (tmp_path / "nowhere").exists()
