@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -150,10 +150,8 @@ def _check_cached(
             f"the cache was filled beside a target (B, C, T, H, W) of {tuple(first.latent.shape)}, got "
             f"{tuple(target.latent.shape)}: clear() it, or take another"
         )
-    shown = [each.latent for each in (*((source,) if source else ()), *memories)]
-    same = len(shown) == len(cache.shown) and all(
-        one is other or torch.equal(one, other) for one, other in zip(shown, cache.shown, strict=True)
-    )
+    shown = [*((source,) if source else ()), *memories]
+    same = len(shown) == len(cache.shown) and all(map(_alike, shown, cache.shown))
     if attention == "joint" and cache.shown and not shown:
         raise ValueError(
             "joint attention looks at source and memories in every step, which a cache does not keep: give them again"
@@ -161,12 +159,22 @@ def _check_cached(
     if shown and not same:
         raise ValueError("the cache was filled with another source or other memories: clear() it, or take another")
     for name in ("poses", "intrinsics", "times"):
-        one, other = getattr(first, name), getattr(target, name)
-        if one is not other and (one is None or other is None or not torch.equal(one, other)):
+        if not _equal(getattr(first, name), getattr(target, name)):
             raise ValueError(
                 f"the cache was filled beside a target of other {name}: clear() it, or take another, for every "
                 "trajectory"
             )
+
+
+def _alike(one: ConditioningVideo, other: ConditioningVideo) -> bool:
+    return one is other or all(map(_equal, vars(one).values(), vars(other).values()))
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Of what a video is said to be: a tensor, a bool or None."""
+    return one is other or (
+        isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) and torch.equal(one, other)
+    )
 
 
 def _check_positions(

@@ -36,7 +36,7 @@ class MemoryCache:
     device: where, None as they come; "cpu" keeps them on the host and copies a block's share at each use.
     track: also record the responsiveness of later steps, to be compared with the first's.
 
-    target and attention: of the call that filled it; shown: the latents of its source and memories.
+    target and attention: of the call that filled it; shown: its source, if any, and memories.
     responsiveness: R (B, memory frames) by merge point, of the pass that filled the cache; its frames are in order
     of the memories that may merge, by rank, then time, until the first merge. later: the same, one entry per tracked
     later pass.
@@ -48,7 +48,7 @@ class MemoryCache:
     complete: bool = False
     target: ConditioningVideo | None = None
     attention: str = ""
-    shown: list[torch.Tensor] = field(default_factory=list)
+    shown: list[ConditioningVideo] = field(default_factory=list)
     responsiveness: dict[int, torch.Tensor] = field(default_factory=dict)
     mean_keys: dict[int, torch.Tensor] = field(default_factory=dict)
     later: dict[int, list[torch.Tensor]] = field(default_factory=dict)

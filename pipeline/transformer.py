@@ -286,7 +286,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         if cache is not None and not filled:
             cache.clear()
             cache.target, cache.attention = target_video, attention
-            cache.shown = [each.latent for each in (*((source,) if source else ()), *memories)]
+            cache.shown = [*((source,) if source else ()), *memories]
         if config.source == "channels":
             put = partial(_beside, hidden_states, source)
             beside = put() if cache is None else cache.once("beside", put)

@@ -353,6 +353,8 @@ def test_a_source_in_channels_is_kept_with_the_rest_and_shared_by_several_target
     [
         ({"target_poses": poses(4, 0.3)}, "beside a target of other poses: clear"),
         ({"source": video(9)}, "with another source or other memories: clear"),
+        ({"source": video(2, surface=torch.ones(1, 4, 16, 16))}, "with another source or other memories: clear"),
+        ({"source": video(2, poses=poses(4, 0.3))}, "with another source or other memories: clear"),
         ({"memories": [video(3)]}, "with another source or other memories: clear"),
         (
             {"hidden_states": random(1, 16, 4, 8, 16)},
