@@ -279,8 +279,9 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         if self.transformer.config.copied_videos and shown is not None:
             cameras = [(getattr(shown, name), conditioning[f"target_{name}"]) for name in ("poses", "intrinsics")]
             if not all(torch.equal(one, other) for one, other in cameras):
+                no_words = self.encode_prompt("") if clean(prompt) else prompt_embeds
                 conditioning["source"] = self.transformer.surface(
-                    shown, self.encode_prompt(""), attention=attention, attention_kwargs=attention_kwargs
+                    shown, no_words, attention=attention, attention_kwargs=attention_kwargs
                 )
 
         latents = randn_tensor((1, *shape), generator=generator, device=device, dtype=torch.float32)

@@ -198,6 +198,16 @@ def test_an_edit_asks_once_how_far_away_its_source_is_if_the_camera_moves(attent
     assert not asked and all(each["source"] is None or each["source"].surface is None for each in given)
 
 
+@pytest.mark.parametrize(("prompt", "encoded"), [(" ", [" "]), ("make it night", ["make it night", ""])])
+def test_an_edit_without_words_encodes_that_there_are_none_once(prompt, encoded, monkeypatch):
+    pipe, said = small_mini(), []
+    encode = type(pipe).encode_prompt
+    monkeypatch.setattr(type(pipe), "encode_prompt", lambda pipe, words: said.append(words) or encode(pipe, words))
+    arc = preset("arc_left", 16, default_intrinsics(24 / 16))
+    pipe(source=moving_frames(16, 16, 24), target_trajectory=arc, prompt=prompt, guidance_scale=1.0)
+    assert said == encoded
+
+
 def test_the_transformer_refuses_a_surface_of_another_size():
     model = small_mini().transformer
     source = at(video(camera(0.0, 0.0, 0.0)), 2.0)
