@@ -211,7 +211,7 @@ class Library:
                 blobs = self._dataset.read_blobs("latent", ids=rows["_rowid"].to_pylist(), preserve_order=True)
                 break
             except (ValueError, OSError) as error:
-                if "Not found" not in str(error) and "fill whole buffer" not in str(error):  # gone, or too short
+                if not _gone(error):
                     raise fault(self.url, "latents cannot be read", error, "check the disk and the network") from error
                 if reopened:
                     raise LibraryError(f"latents in {self.url} are damaged: {line(error)}; {MEND}") from error
@@ -256,7 +256,14 @@ class Library:
         )
 
     def _table(self, **what: Any) -> pa.Table:
+        """Reopens once where a file is gone: the version may have been compacted away since it was looked at."""
         with _told(self.url, "memories cannot be read"):
+            try:
+                return self._dataset.to_table(**what)
+            except (ValueError, OSError) as error:
+                if not _gone(error):
+                    raise
+            self._reopen()
             return self._dataset.to_table(**what)
 
     def _latest(self) -> None:
@@ -283,6 +290,11 @@ class Library:
         if dataset is None:
             raise LibraryError(f"library {self.url} is gone; it was there when it was opened: restore it, or run again")
         self._dataset = dataset
+
+
+def _gone(error: BaseException) -> bool:
+    """Whether Lance says that a file is not there, or is too short."""
+    return "Not found" in str(error) or "fill whole buffer" in str(error)
 
 
 @contextmanager

@@ -467,6 +467,28 @@ def test_a_latent_that_is_compacted_away_while_it_is_read_is_read_where_it_lies_
     assert [memory.id for memory in reader.read(ids)] == ids
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda reader, ids: reader.committed("bikes"),
+        lambda reader, ids: reader.holds(ids),
+        lambda reader, ids: set(reader.candidates("bikes", ids).ids),
+        lambda reader, ids: set(reader.memories_used(ids)),
+        lambda reader, ids: set(reader.rows()["id"].to_pylist()),
+        lambda reader, ids: {memory.id for memory in reader.read(ids)},
+    ],
+    ids=["committed", "holds", "candidates", "memories_used", "rows", "read"],
+)
+def test_a_version_that_is_compacted_away_before_its_rows_are_read_is_looked_for_again(url, library, monkeypatch, ask):
+    ids = [edit_id(i) for i in range(3)]
+    for i in range(3):
+        library.commit([a_memory(i)])
+    reader = Library.open(url, **PLACE, create=False)
+    latest = reader._latest
+    monkeypatch.setattr(reader, "_latest", lambda: (latest(), library.compact(keep=timedelta(0))))
+    assert ask(reader, ids) == set(ids)
+
+
 def test_a_compacted_fragment_is_left_alone_by_the_next_compaction(url, library):
     library.commit([a_memory(i) for i in range(64)])
     library.compact(keep=timedelta(0))
