@@ -20,8 +20,7 @@ HERE = Path(__file__).resolve().parent
 GOALS = {
     "attention": {
         "mini_ours_8_vs_single_joint": "mini: ours with 8 memories over joint without memory (goal: .55 or less)",
-        "mini_ours_8_vs_single_joint_counted": "the first by counted operations; .03 of it since only ours keeps "
-        "a text without words as one token",
+        "mini_ours_8_vs_single_joint_counted": "the first by counted operations",
         "mini_ours_1000_vs_ours_0": "ours with 1,000 ancestors in the library over ours with none (goal: 1.15 or less)",
         "mini_merging_saving_joint_64": "share of the time that merging saves, joint, 64 memories (goal: .3)",
         "mini_peak_mb_8": "greatest resident memory of the process during an edit of ours among 8 ancestors, MB",

@@ -3,7 +3,8 @@
 Matrix products, convolutions and attention, two operations per multiplication and addition; what grows only with the
 number of tokens and not with the width (norms, activations, rotary turns) is left out, as in torch's FlopCounterMode,
 with which a test compares. Shapes decide everything: merging takes a fixed share of the frames. The camera is a new one
-(an edit that keeps the source's has its outlines, see pipeline/outlines.py, which are not counted).
+(an edit that keeps the source's has its outlines, see pipeline/outlines.py, which are not counted). Of what is done to
+what was made up the filter of its pattern is counted, in every step, and what makes it go on from the source is not.
 """
 
 from __future__ import annotations

@@ -153,9 +153,7 @@ def _check_cached(
     shown = [*((source,) if source else ()), *memories]
     same = len(shown) == len(cache.shown) and all(map(_alike, shown, cache.shown))
     if attention == "joint" and cache.shown and not shown:
-        raise ValueError(
-            "joint attention looks at source and memories in every step, which a cache does not keep: give them again"
-        )
+        raise ValueError("with joint attention source and memories must be given in every call, got none of them")
     if shown and not same:
         raise ValueError("the cache was filled with another source or other memories: clear() it, or take another")
     for name in ("poses", "intrinsics", "times"):

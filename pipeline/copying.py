@@ -180,15 +180,14 @@ class Copying(nn.Module):
             if outlines is not None and (certain := shared & (level <= CERTAIN)).any():
                 shares = torch.where(certain, bounded(shares, self.points, framewise(outlines.shown)), shares)
             shares = shares.split([len(each[0]) for each in scores], dim=1)
-            parts = [
-                share[:, None, point] * each[:, :, point]
-                for share, each in zip(shares, candidates, strict=True)
-                for point in range(share.shape[1])
-            ]
+            sample = torch.zeros_like(made)
+            for share, each in zip(shares, candidates, strict=True):
+                for point in range(share.shape[1]):
+                    sample = sample + share[:, None, point] * each[:, :, point]
             if met is not None and leaders is not None and (certain := level <= CERTAIN).any():
                 invented = shares[0] + shares[1] * ~met.meets
-                parts.append(certain * invented * beside(made, met.shown, shares[1] * met.meets))
-            return sum(parts[1:], parts[0]).unflatten(0, (count, frames)).transpose(1, 2).to(own.dtype)
+                sample = sample + certain * invented * beside(made, met.shown, shares[1] * met.meets)
+            return sample.unflatten(0, (count, frames)).transpose(1, 2).to(own.dtype)
 
     def _made(
         self,

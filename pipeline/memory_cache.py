@@ -6,8 +6,8 @@
 
 The first call fills it, the others read it: conditioning tokens see neither the noise, nor the timestep, nor the text.
 What the target's cameras and the texts come to, and what it may copy, is the same at every step too, and is kept
-beside (with joint attention nothing else). So a cache serves one target's size and cameras, and one state of the
-weights and adapters.
+beside. With joint attention only that is, and the tokens of the conditioning. So a cache serves one target's size and
+cameras, and one state of the weights and adapters.
 """
 
 from __future__ import annotations

@@ -218,7 +218,8 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         memories: most relevant first: rank decides the tokenizer.
         frame_rate: frames per second, for models whose positions know time in seconds.
         attention, merge: as of the transformer's forward; None for the model's own.
-        cache_dtype, cache_device: where the conditioning's keys and values live between steps; None for the model's.
+        cache_dtype, cache_device: where the keys and values of conditioning and words (with joint attention of words
+            alone) live between steps; None for the model's.
             torch.float8_e4m3fn takes half of bfloat16, "cpu" none of the accelerator's memory. (Frames that a model
             copies from stay there, in float32.)
         track_responsiveness: measure `rank_correlations` of the output.

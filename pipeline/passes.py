@@ -49,8 +49,8 @@ class Pass:
 
     def joint(self, target: Tokens, conditioning: Tokens, noisy: int, cache: MemoryCache | None = None) -> torch.Tensor:
         """The target's states (B, N, D) after all blocks, attending jointly. The first `noisy` tokens of the
-        sequence take the target's modulation: its own, and a source's where it is published so. A cache has the
-        text."""
+        sequence take the target's modulation: its own, and a source's where it is published so. cache: what has the
+        text's keys and values, and keeps the rotary factors."""
         count, sequence = len(target), Tokens.join([target, conditioning])
         turn = partial(self.rotary, sequence.places)
         factors = turn() if cache is None else cache.once("rotary", turn)

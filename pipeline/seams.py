@@ -6,10 +6,11 @@ both patches give way by half of what is left over, less and less up to their mi
 than there is, so what lies beside the grid stays; an edge of what is made up that lies exactly on it becomes soft.
 
 Inside, too, patches have a faint pattern of their own, where nothing is known the same in all: where a window varies
-by no more than that does, a pixel becomes its mean.
+by no more than that does, a pixel becomes its mean, once the noise is no more than `outlines.DECIDED`.
 
 And what is made up has no seam where what the source shows ends: there it goes on from that. By how much the two differ
-where the source shows what is made up as well is known, and is taken off beside it, less and less with the distance.
+where the source shows what is made up as well is known, and is taken off beside it, less and less with the distance, in
+every frame by itself and once the noise is no more than `outlines.CERTAIN`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def even(made: torch.Tensor) -> torch.Tensor:
     through a guided filter (see `outlines`) of itself."""
     mean = means(made, RADIUS)
     centre = mean(made)
-    varies = mean(made.square()) - centre.square()
+    varies = (mean(made.square()) - centre.square()).clamp(min=0)  # below it where products are rounded
     kept = varies / (varies + PATTERN)
     return mean(kept) * made + mean((1 - kept) * centre)
 

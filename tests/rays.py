@@ -50,5 +50,11 @@ def run(layer: Copying, target: ConditioningVideo, videos, sigma=1.0, own=None, 
         leaders = leading(target) if lead else None
         said = layer.said(states, target.latent.shape[2:])
         return layer(
-            own, *said, target.latent, torch.full((rows,), sigma), sights(target, videos, outlines), leaders, outlines
+            own,
+            *said,
+            target.latent,
+            torch.as_tensor(sigma).expand(rows),
+            sights(target, videos, outlines),
+            leaders,
+            outlines,
         )

@@ -376,12 +376,18 @@ def test_a_cache_serves_one_target_s_size_and_cameras_and_what_it_was_shown(chan
 
 def test_a_cache_of_joint_attention_changes_nothing_and_wants_source_and_memories_again():
     model, given = model_of(cameras="plucker", positions="frustum", merge="merge"), call(memories=6, attention="joint")
-    plain, cache, seen = predict(model, **given), MemoryCache(), []
+    cache, seen = MemoryCache(), []
     model.tokenizers.of((1, 2, 2)).register_forward_hook(lambda *_: seen.append(1))
-    for _ in range(2):
-        assert torch.allclose(predict(model, **given, cache=cache), plain, atol=1e-5)
-    assert len(seen) == 3, "three memories are of this tokenizer, and were embedded once"
-    with pytest.raises(ValueError, match="joint attention looks at source and memories in every step"):
+    for step in range(3):
+        given |= {
+            "hidden_states": random(1, 16, 4, 16, 16, seed=20 + step),
+            "timestep": torch.tensor([900.0 - 300 * step]),
+        }
+        given |= {"encoder_hidden_states": random(1, 9, 32, seed=30 + step)}
+        with_cache, embedded = predict(model, **given, cache=cache), len(seen)
+        assert torch.allclose(with_cache, predict(model, **given), atol=1e-5)
+        assert embedded == 3 + 3 * step, "three memories are of this tokenizer; a cache has them embedded once"
+    with pytest.raises(ValueError, match="source and memories must be given in every call"):
         predict(model, **given | {"source": None, "memories": ()}, cache=cache)
     with pytest.raises(ValueError, match="filled with attention='joint', got 'cached': clear"):
         predict(model, **given | {"attention": "cached"}, cache=cache)
