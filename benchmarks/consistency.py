@@ -35,6 +35,7 @@ import multiprocessing  # noqa: E402
 from collections import defaultdict  # noqa: E402
 from collections.abc import Iterable, Sequence  # noqa: E402
 from concurrent.futures import ProcessPoolExecutor  # noqa: E402
+from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -426,19 +427,23 @@ def footage_edit_row(case: FootageCase, instruction: str) -> list[np.ndarray | N
     return [case.frames[8], made[8], None, None, None, None]
 
 
-def sheet(cases: Sequence[CameraCase], texts: Sequence[TextCase], footage: Sequence[FootageCase], path: str) -> None:
-    """What turns of rendered scenes have in common; these and real footage through camera turns and instructions."""
+def sheets(
+    turned: Sequence[CameraCase | FootageCase], texts: Sequence[TextCase], edited: Sequence[FootageCase], path: Path
+) -> None:
+    """Two of them. Into `path` what turns of rendered scenes have in common, and instructions, of real footage as well;
+    beside it, with `-turns` behind its name, the turns themselves."""
     words = [case.edit.instruction for case in texts]
     rows = [text_row(case) for case in texts]
-    for case in footage:
+    for case in edited:
         words.append("make it night")
         rows.append(footage_edit_row(case, words[-1]))
-    turns = [compared(case) for case in (*cases, *footage)]
-    titles, same = zip(*map(same_row, cases, turns), strict=True)  # rendered ones alone: it takes depth
-    cameras = list(map(camera_row, (*cases, *footage), turns))
+    turns = [(case, compared(case)) for case in turned]
+    same = [same_row(case, made) for case, made in turns if isinstance(case, CameraCase)]  # it takes depth
+    titles, tiles = zip(*same, strict=True)
+    draw([Section(SAME_COLUMNS, tiles, titles), Section(TEXT_COLUMNS, rows, words)], str(path))
     draw(
-        [Section(SAME_COLUMNS, same, titles), Section(CAMERA_COLUMNS, cameras), Section(TEXT_COLUMNS, rows, words)],
-        path,
+        [Section(CAMERA_COLUMNS, [camera_row(case, made) for case, made in turns])],
+        str(path.with_stem(f"{path.stem}-turns")),
     )
 
 
@@ -446,9 +451,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="10 scenes, one seed, three methods")
     parser.add_argument("--model", default="mini")
-    parser.add_argument("--sheet", help="also draw a sheet of pictures into this file")
+    parser.add_argument("--sheet", help="also draw pictures into this file and one beside it")
     parser.add_argument("--seeds", type=int, default=3, help="of the full version")
-    parser.add_argument("--footage", nargs="*", default=[], help="real videos for that sheet")
+    parser.add_argument("--footage", nargs="*", default=[], help="real videos for these")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
     from jobs.model import resolve
@@ -457,7 +462,6 @@ def main() -> None:
     size = math.isqrt(model.spec.area)
     scenes, clips, seeds = (10, 6, 1) if given.quick else (40, 20, given.seeds)
     methods = QUICK if given.quick else tuple(METHODS)
-    footage = [footage_case(each, size) for each in given.footage]
     cases, texts = list(camera_cases(scenes, size)), list(text_cases(clips, size))
     jobs: list[tuple[str, Any, int, Sequence[str]]] = []
     for seed in range(seeds):  # what nothing is remembered in is made once, to compare with
@@ -478,7 +482,8 @@ def main() -> None:
     print(table(figures, ("true views", *methods)))
     if given.sheet:
         start(model.folder)
-        sheet(cases[:5], texts[:4], footage, given.sheet)
+        turned = [*camera_cases(5, 2 * size), *(footage_case(each, 2 * size) for each in given.footage)]
+        sheets(turned, texts[:4], [footage_case(each, size) for each in given.footage], Path(given.sheet))
     result = summary(figures) | {"model": model.digest[:16], "quick": given.quick}
     print(json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in result.items()}))
 
