@@ -81,19 +81,17 @@ def guided(shown: torch.Tensor, radius: int, edge: float) -> Callable[[torch.Ten
     mean = means(shown, radius)
     centre = mean(shown)
 
-    def spread(values: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
+    def spread(values: torch.Tensor, middle: torch.Tensor) -> torch.Tensor:
         """(N, H, W, C, M): how what is shown varies with values in every window."""
         products = mean((shown[:, :, None] * values[:, None]).flatten(1, 2)).unflatten(1, (shown.shape[1], -1))
-        return (products - centre[:, :, None] * means[:, None]).movedim((1, 2), (-2, -1))
+        return (products - centre[:, :, None] * middle[:, None]).movedim((1, 2), (-2, -1))
 
-    own = spread(shown, centre)
-    factors = torch.linalg.lu_factor(own + edge * torch.eye(shown.shape[1], device=shown.device))
+    factors = torch.linalg.lu_factor(spread(shown, centre) + edge * torch.eye(shown.shape[1], device=shown.device))
 
     def filtered(values: torch.Tensor) -> torch.Tensor:
-        itself = values is shown
-        means = centre if itself else mean(values)
-        slopes = torch.linalg.lu_solve(*factors, own if itself else spread(values, means)).movedim((-2, -1), (1, 2))
-        offsets = means - (slopes * centre[:, :, None]).sum(dim=1)
+        middle = mean(values)
+        slopes = torch.linalg.lu_solve(*factors, spread(values, middle)).movedim((-2, -1), (1, 2))
+        offsets = middle - (slopes * centre[:, :, None]).sum(dim=1)
         slopes, offsets = mean(slopes.flatten(1, 2)).view_as(slopes), mean(offsets)
         return (slopes * shown[:, :, None]).sum(dim=1) + offsets
 

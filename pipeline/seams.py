@@ -58,8 +58,8 @@ def _closed(made: torch.Tensor, patch: int, dim: int) -> torch.Tensor:
     patches = made.movedim(dim, -1).unflatten(-1, (-1, patch)).clone()
     before, after = patches[..., :-1, :], patches[..., 1:, :]
     step = after[..., 0] - before[..., -1]
-    beside = (before[..., -1] - before[..., -2] + after[..., 1] - after[..., 0]) / 2
-    left_over = (step - beside).clamp(step.clamp(max=0), step.clamp(min=0))
+    usual = (before[..., -1] - before[..., -2] + after[..., 1] - after[..., 0]) / 2
+    left_over = (step - usual).clamp(step.clamp(max=0), step.clamp(min=0))
     reach = patch // 2
     share = (1 - torch.arange(reach, device=made.device) / reach) / 2  # from the seam to the middle of a patch
     given = left_over[..., None] * share.to(made)
