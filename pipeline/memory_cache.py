@@ -132,3 +132,8 @@ class MemoryCache:
             block: [rank_correlation(first[0].cpu(), other[0].cpu()) for other in self.later.get(block, [])]
             for block, first in self.responsiveness.items()
         }
+
+
+def once(cache: MemoryCache | None, name: str, make: Callable[[], T]) -> T:
+    """What `make` says that no step changes: asked once where there is a cache, and at every step without."""
+    return make() if cache is None else cache.once(name, make)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .memory_cache import MemoryCache
+from .memory_cache import MemoryCache, once
 from .merging import Compressor, Selection, least_responsive, mean_keys, merge, responsiveness
 from .positions import Rotary
 from .tokenizers import Tokens
@@ -53,7 +53,7 @@ class Pass:
         text's keys and values, and keeps the rotary factors."""
         count, sequence = len(target), Tokens.join([target, conditioning])
         turn = partial(self.rotary, sequence.places)
-        factors = turn() if cache is None else cache.once("rotary", turn)
+        factors = once(cache, "rotary", turn)
         states = sequence.states
         for index, block in enumerate(self.blocks):
             if index in self.merging.points:
@@ -76,7 +76,7 @@ class Pass:
         """
         filling = None
         turn = partial(self.rotary, target.places)
-        factors = turn() if cache is None else cache.once("rotary", turn)
+        factors = once(cache, "rotary", turn)
         if conditioning is not None:
             filling = Filling(self, cache or MemoryCache(), conditioning, reused=cache is not None)
             cache = filling.cache

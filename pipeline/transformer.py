@@ -30,7 +30,7 @@ from .blocks import MemoryWanTransformerBlock
 from .cameras import over_token_frames, plucker, token_rays
 from .conditioning import CHOICES, ConditioningVideo, check, choice
 from .copying import Copying, Sight, sights
-from .memory_cache import Keys, MemoryCache
+from .memory_cache import Keys, MemoryCache, once
 from .merging import Compressor, fraction
 from .outlines import Outlines, outlines_of
 from .passes import Merging, Pass
@@ -289,7 +289,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             cache.shown = [*((source,) if source else ()), *memories]
         if config.source == "channels":
             put = partial(_beside, hidden_states, source)
-            beside = put() if cache is None else cache.once("beside", put)
+            beside = once(cache, "beside", put)
             target_video = replace(target_video, latent=torch.cat([hidden_states, beside], dim=1))
             source = None
         if source is not None and config.source_camera == "target":
@@ -301,7 +301,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             return output if return_dict else (output.sample,)
 
         place = partial(self._where, target_video, None, 0)
-        where = place() if cache is None else cache.once("where", place)
+        where = once(cache, "where", place)
         target = self._tokens(target_video, None, where)
         text: Any
         # An edit's words and cameras come to the same at every step; images among the words are rare and not kept.
@@ -316,12 +316,12 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             videos = self._copied(source, memories, cache)
             if not raw and not self.training:  # there every frame is taught what it makes up, and all may be copied
                 lead = partial(leading, target_video)
-                leaders = lead() if cache is None else cache.once("leaders", lead)
+                leaders = once(cache, "leaders", lead)
                 outline = partial(outlines_of, target_video, videos[0])
-                outlines = outline() if cache is None else cache.once("outlines", outline)
+                outlines = once(cache, "outlines", outline)
             if not raw:
                 look = partial(sights, target_video, videos, outlines)
-                seen = look() if cache is None else cache.once("seen", look)
+                seen = once(cache, "seen", look)
         temb, modulation, embedded, image = self.condition_embedder(
             timestep, encoder_hidden_states, encoder_hidden_states_image
         )
@@ -331,13 +331,13 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         conditioning = None
         if (source or memories) and (joint or not filled):
             tokens = partial(self._conditioning, source, memories, hidden_states.shape[2], memory_kernels)
-            conditioning = cache.once("conditioning", tokens) if joint and cache is not None else tokens()
+            conditioning = once(cache if joint else None, "conditioning", tokens)
         share = fraction(len(memories)) if merge_share is None else merge_share
         modulation = modulation.unflatten(1, (6, -1))
         clean = None
         if conditioning is not None:
             modulate = partial(self._clean_modulation, modulation)
-            clean = modulate() if cache is None else cache.once("clean", modulate)
+            clean = once(cache, "clean", modulate)
         merges = conditioning is not None and any(group.merges for group in conditioning.groups)
         run = self._pass(text, modulation, clean, merge if merges and share else "off", share)
         if joint:
@@ -437,7 +437,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
     ) -> list[ConditioningVideo | None]:
         """The videos that the target copies from, the source's place first; a cache keeps those it was filled with."""
         videos = [source, *memories][: self.config.copied_videos]
-        return videos if cache is None else cache.once("videos", lambda: videos)
+        return once(cache, "videos", lambda: videos)
 
     def _where(self, video: ConditioningVideo, kernel: Kernel | None, offset: int) -> Where:
         """Where the tokens of one video are, and what is added to them for its cameras."""
