@@ -113,7 +113,7 @@ def train(
         rank,
         takes_part(setup.tune),
         wrap,
-        ("text",) if setup.tune == "words" else corpus.teaches,
+        {"words": ("text",), "depths": ()}.get(setup.tune, corpus.teaches),
     )
     checkpoints = Checkpoints(Path(setup.out) / CHECKPOINTS)
     if processes > 1:
@@ -146,7 +146,7 @@ def train(
             if log is not None:
                 log.write({"step": trainer.step, "no_validation": str(error)})
         else:
-            held_out = validation_batches(corpus_unseen, encode, setup.validation_batches, every, kernels)
+            held_out = validation_batches(corpus_unseen, encode, setup.validation_batches, every, kernels, depths)
 
     def measure() -> None:
         figures = validate(trainer, held_out, _std(pipe))

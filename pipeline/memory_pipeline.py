@@ -276,15 +276,6 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             conditioning["source"] = self._conditioning(video, lens, frame_rate, device, dtype)
         for name, known in self._view(target_trajectory, 0, frame_rate, device).items():
             conditioning[f"target_{name}"] = known
-        shown = conditioning["source"]
-        if self.transformer.config.copied_videos and shown is not None:
-            cameras = [(getattr(shown, name), conditioning[f"target_{name}"]) for name in ("poses", "intrinsics")]
-            if not all(torch.equal(one, other) for one, other in cameras):
-                no_words = self.encode_prompt("") if clean(prompt) else prompt_embeds
-                conditioning["source"] = self.transformer.surface(
-                    shown, no_words, attention=attention, attention_kwargs=attention_kwargs
-                )
-
         latents = randn_tensor((1, *shape), generator=generator, device=device, dtype=torch.float32)
         self.scheduler.set_shift(shift)
         # Explicit sigmas: left to itself this scheduler derives them from limits that are shifted already.

@@ -40,6 +40,7 @@ TRANSFORMER: dict[str, Any] = {
     "merge_kernel": (2, 2),
     "copied_videos": 3,
     "copied_points": 3,
+    "depth_widths": (24, 48, 96, 192),
 }
 # By what it is trained on: two cores in an afternoon, or a GPU in half an hour.
 SIZES: dict[str, dict[str, Any]] = {

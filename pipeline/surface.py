@@ -1,9 +1,9 @@
 """What the source shows is a surface, and the target's rays meet it.
 
 What tokens say of the target's depths is a blurred picture: a thing that is looked up along it comes out torn. But how
-the source looks is known to the pixel. So in use the model first says, as in an edit's first step, how far away is what
-the source itself shows; a guided filter gives that the outlines of the source's pictures (see `outlines`), and a pixel
-of the target is looked up where its ray first goes behind that surface. What does so nowhere the source does not show.
+the source looks is known to the pixel. So in use a network of its own says how far away is what the source shows (see
+`depths`); a guided filter gives that the outlines of the source's pictures (see `outlines`), and a pixel of the target
+is looked up where its ray first goes behind that surface. What does so nowhere the source does not show.
 
 Letters in shapes as in `lookup`.
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from .lookup import CELL, Paths, away, finer, framewise, look_at, project
+from .lookup import CELL, Paths, away, framewise, look_at, project
 from .outlines import guided
 
 RADIUS, EDGE = 4, 0.01  # of the filter, as of `outlines`
@@ -37,14 +37,12 @@ class Met:
     log_depths: torch.Tensor
 
 
-def surface(logits: torch.Tensor, log_depths: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
-    """(B, T, H, W), logarithms of metres along the optical axis, of a video that shows (B, C, T, H, W), float32: of
-    what `Copying.said` of its own camera, the mean over a ray's points as likely as they are."""
+def surface(log_depths: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+    """(B, T, H, W), logarithms of metres along the optical axis, of a video that shows (B, C, T, H, W), float32: what
+    `Depths` says of it, with its outlines."""
     with torch.autocast(shown.device.type, enabled=False):
-        logits, log_depths = logits.float().flatten(0, 1), log_depths.float().flatten(0, 1)
-        likely = logits[:, : log_depths.shape[1]].softmax(dim=1)
-        mean = (likely * log_depths).sum(dim=1, keepdim=True).clamp(math.log(NEAREST), math.log(FARTHEST))
-        return guided(framewise(shown), RADIUS, EDGE)(finer(mean))[:, 0].unflatten(0, (len(shown), -1))
+        known = log_depths.clamp(math.log(NEAREST), math.log(FARTHEST)).flatten(0, 1)[:, None]
+        return guided(framewise(shown), RADIUS, EDGE)(known)[:, 0].unflatten(0, (len(shown), -1))
 
 
 def meet(paths: Paths, surfaces: torch.Tensor, frames: torch.Tensor) -> Met:

@@ -30,6 +30,7 @@ from .blocks import MemoryWanTransformerBlock
 from .cameras import over_token_frames, plucker, token_rays
 from .conditioning import CHOICES, ConditioningVideo, check, choice
 from .copying import Copying, Sight, sights
+from .depths import Depths
 from .memory_cache import Keys, MemoryCache, once
 from .merging import Compressor, fraction
 from .outlines import Outlines, outlines_of
@@ -39,7 +40,16 @@ from .surface import Met, surface
 from .tokenizers import Group, Kernel, Tokenizers, Tokens, Where, pad_to, unpatchify
 
 # Parameters that a base model does not have.
-NEW = ("tokenizers.", "role_embedding", "camera_embedding.", "compressor.", "copying.", ".cam_encoder.", ".projector.")
+NEW = (
+    "tokenizers.",
+    "role_embedding",
+    "camera_embedding.",
+    "compressor.",
+    "copying.",
+    "depths.",
+    ".cam_encoder.",
+    ".projector.",
+)
 
 
 @dataclass
@@ -84,9 +94,11 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         copied_videos: how many conditioning videos, the source and then the first memories, the target may copy pixels
             from (see `copying`); 0 for a model without this. copied_points: depths of a ray at which it looks. Outside
             of training, what the frames of such a model's target make up agrees along rays (see `agreement`).
+        depth_widths: of the network that says how far away is what the source shows (see `depths`), which in use is
+            looked up where the target's rays meet that; none for a model without. depth_area: pixels that it looks at.
     New parameters: `tokenizers.<t>x<h>x<w>` (one per distinct kernel); `role_embedding` and `camera_embedding`, zero at
     first so that a base model is unchanged by them, or the blocks' `cam_encoder` and `projector`; `compressor`;
-    `copying`.
+    `copying`; `depths`.
     """
 
     _no_split_modules = ["MemoryWanTransformerBlock"]
@@ -97,6 +109,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         "camera_embedding",
         "cam_encoder",
         "copying",
+        "depths",
     ]
     _cp_plan = None  # the base's plan splits one sequence evenly; ours has two parts
 
@@ -135,6 +148,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         merge_kernel: tuple[int, int] = (2, 2),
         copied_videos: int = 0,
         copied_points: int = 3,
+        depth_widths: Sequence[int] = (),
+        depth_area: int = 48 * 48,
     ) -> None:
         super().__init__(
             patch_size=patch_size,
@@ -183,6 +198,9 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
                     f"source_camera='own', got {source=} and {source_camera=}"
                 )
             self.copying = Copying(dim, patch_size, copied_videos, copied_points)
+        if depth_widths and not copied_videos:
+            raise ValueError("depth_widths is for models that copy, expected copied_videos above 0, got 0")
+        self.depths = Depths(self.latent_channels, depth_widths, depth_area) if depth_widths else None
         self.initialise_conditioning()
 
     @property
@@ -212,6 +230,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             self.compressor.initialise()
         if self.copying is not None:
             self.copying.initialise()
+        if self.depths is not None:
+            self.depths.initialise()
 
     @classmethod
     def from_base(cls, base: WanTransformer3DModel, **config: Any) -> MemoryWanTransformer3DModel:
@@ -320,7 +340,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
                 outline = partial(outlines_of, target_video, videos[0])
                 outlines = once(cache, "outlines", outline)
             if not raw:
-                look = partial(sights, target_video, videos, outlines)
+                look = partial(self._seen, target_video, videos, outlines)
                 seen = once(cache, "seen", look)
         temb, modulation, embedded, image = self.condition_embedder(
             timestep, encoder_hidden_states, encoder_hidden_states_image
@@ -369,21 +389,6 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         # at torch's limit of 8 variants it would run uncompiled without a word, or raise where fullgraph is asked for.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
         super().compile_repeated_blocks(*args, **kwargs)
-
-    @torch.no_grad()
-    def surface(
-        self, source: ConditioningVideo, encoder_hidden_states: torch.Tensor, **kwargs: Any
-    ) -> ConditioningVideo:
-        """A source, and how far away what it shows is, for targets of another camera: what the model says where it is
-        to show the source itself, at the first noise level (of which it is given none). One pass with these words, and
-        with kwargs as of `forward`; for models that copy."""
-        latent = source.latent
-        said = self(
-            torch.zeros_like(latent), torch.full((len(latent),), 1000.0, device=latent.device), encoder_hidden_states,
-            source=source, target_poses=source.poses, target_intrinsics=source.intrinsics, target_times=source.times,
-            raw=True, **kwargs,
-        )  # fmt: skip
-        return replace(source, surface=surface(said.logits, said.log_depths, latent.float()))
 
     def kernel_of(self, rank: int, kernels: Sequence[Kernel] | None = None) -> Kernel:
         """The tokenizer of the memory at this rank, 0 the most relevant, in multiples of the base patch."""
@@ -438,6 +443,18 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         """The videos that the target copies from, the source's place first; a cache keeps those it was filled with."""
         videos = [source, *memories][: self.config.copied_videos]
         return once(cache, "videos", lambda: videos)
+
+    def _seen(
+        self, target: ConditioningVideo, videos: Sequence[ConditioningVideo | None], outlines: Outlines | None
+    ) -> list[Sight | Met | None]:
+        """What of these videos the target may copy. In training all of their rays are looked along."""
+        source, *memories = videos
+        known = source is None or source.surface is not None or outlines is not None
+        if self.depths is not None and not self.training and not known:
+            assert source is not None and source.intrinsics is not None  # see conditioning.check
+            said = self.depths(source.latent, source.intrinsics)
+            source = replace(source, surface=surface(said, source.latent.float()))
+        return sights(target, [source, *memories], outlines)
 
     def _where(self, video: ConditioningVideo, kernel: Kernel | None, offset: int) -> Where:
         """Where the tokens of one video are, and what is added to them for its cameras."""

@@ -12,14 +12,18 @@ from pipeline.memory_pipeline import MemoryV2VPipeline
 
 from .batch import Batch
 
+EVERY = 4  # frames of a target: how far away things are is asked of one of so many, since those between look alike
+
 
 class Prediction(NamedTuple):
     """sample: what the transformer says of the noisy target, like it, float32. Of a model that copies along rays also
-    own, like the sample: what it makes up itself, and log_depths (B M, T, P, h, w)."""
+    own, like the sample: what it makes up itself, and log_depths (B M, T, P, h, w). surface (B M, F, H, W): what
+    `Depths` says of the target without noise in one of EVERY frames."""
 
     sample: torch.Tensor
     own: torch.Tensor | None = None
     log_depths: torch.Tensor | None = None
+    surface: torch.Tensor | None = None
 
 
 class Network(nn.Module):
@@ -40,12 +44,21 @@ class Network(nn.Module):
         return self._pipe[0]
 
     def forward(
-        self, batch: Batch, noisy: torch.Tensor, sigma: torch.Tensor, instructions: Sequence[str | None] | None = None
+        self,
+        batch: Batch,
+        noisy: torch.Tensor,
+        sigma: torch.Tensor,
+        instructions: Sequence[str | None] | None = None,
+        surface: bool = False,
     ) -> Prediction:
-        """What the transformer says of `noisy` (B M, C, T, H, W) in noise of sigma (B M,).
+        """What the transformer says of `noisy` (B M, C, T, H, W) in noise of sigma (B M,); of none at all nothing.
 
-        instructions: other words than the batch's own, one per scene; None where they are not known.
+        instructions: other words than the batch's own, one per scene; None where they are not known. surface: whether
+        that is asked for, too.
         """
+        known = self._surface(batch) if surface else None
+        if not len(noisy):
+            return Prediction(noisy, surface=known)
         draw, config = batch.draw, self.transformer.config
         kernels = None if draw.tokenizer is None else [memory_kernels(self.pipe)[draw.tokenizer]]
         merge = None if draw.merge_share is not None or config.merge == "off" else "off"
@@ -64,8 +77,15 @@ class Network(nn.Module):
                 **batch.view,
             )
         if self.transformer.config.copied_videos:
-            return Prediction(result.sample.float(), result.own.float(), result.log_depths)
+            return Prediction(result.sample.float(), result.own.float(), result.log_depths, known)
         return Prediction(result.sample.float())
+
+    def _surface(self, batch: Batch) -> torch.Tensor:
+        intrinsics = batch.view["target_intrinsics"]
+        assert self.transformer.depths is not None and intrinsics is not None  # who copies knows rays
+        with torch.autocast(batch.clean.device.type, self.precision, enabled=self.precision != torch.float32):
+            found: torch.Tensor = self.transformer.depths(batch.clean[:, :, ::EVERY], intrinsics[:, ::EVERY])
+        return found.float()
 
 
 def memory_kernels(pipe: MemoryV2VPipeline) -> list[Any]:

@@ -11,7 +11,7 @@ import torch
 from pipeline.lookup import FARTHEST, NEAREST
 
 from .batch import Batch
-from .network import Prediction
+from .network import EVERY, Prediction
 from .recipe import Recipe
 
 
@@ -59,6 +59,26 @@ def depth_error(log_depths: torch.Tensor, depths: torch.Tensor) -> torch.Tensor:
     return ((off.amin(2) + 0.1 * off.mean(2)) * known).flatten(1).mean(1)
 
 
+def depths_off(log_depths: torch.Tensor, depths: torch.Tensor) -> torch.Tensor:
+    """By how much `Prediction.surface` is off, like it, in log metres. depths (B M, T, H, W) as of a `Batch`; where
+    nobody knows, 0."""
+    wanted = depths[:, ::EVERY]
+    off = log_depths - wanted.nan_to_num(1.0, posinf=FARTHEST).clamp(NEAREST, FARTHEST).log()
+    return off.masked_fill(wanted.isnan(), 0.0)
+
+
+def surface_error(log_depths: torch.Tensor, depths: torch.Tensor) -> torch.Tensor:
+    """The mean of `depths_off` per row (B M,), and a quarter of that of its steps from a pixel to the next and the next
+    but one: things end where they end."""
+    off = depths_off(log_depths, depths)
+    error = off.abs().flatten(1).mean(1)
+    for far in (1, 2):
+        for side in (2, 3):
+            step = off.narrow(side, far, off.shape[side] - far) - off.narrow(side, 0, off.shape[side] - far)
+            error = error + step.abs().flatten(1).mean(1) / 4
+    return error
+
+
 def loss(
     network: Callable[..., Prediction],
     batch: Batch,
@@ -67,13 +87,23 @@ def loss(
     *,
     shift: float,
     sample: bool,
+    surface: bool = False,
+    alone: bool = False,
 ) -> torch.Tensor:
     """The loss of every target, (B M,). Everything random comes from `generator`, on the batch's device.
 
     network: a `Network`, or what wraps it. shift: the sampler's. sample: the network says the clean sample, else the
-    velocity.
+    velocity. surface: it says how far away things are, which is taught, too, where the data knows; alone: nothing else
+    is.
     """
     clean, device = batch.clean, batch.clean.device
+    surface = surface and batch.depths is not None
+    if alone:
+        if batch.depths is None:
+            raise ValueError("how far away things are is to be learned, but the clips have no depth: set depth=true")
+        said = network(batch, clean[:0], clean.new_zeros(0), surface=True).surface
+        assert said is not None  # it was asked for
+        return surface_error(said, batch.depths)
     text = batch.draw.task == "text"
     pure = recipe.pure_noise_text if text else recipe.pure_noise
     sigma = noise_levels(len(clean), shift, recipe.spread, pure, generator)
@@ -87,7 +117,7 @@ def loss(
         way = torch.rand(len(clean), generator=generator, device=device) * sigma
         below = torch.lerp(clean, guess, way.view(-1, 1, 1, 1, 1))
     noisy = corrupted(below, noise, sigma)
-    prediction = network(batch, noisy, sigma, instructions)
+    prediction = network(batch, noisy, sigma, instructions, surface)
     # From what lies under the noise to the noise, and the way from the truth to it made up for until sigma is 0.
     wanted = clean if sample else noise - below + (below - clean) / sigma.view(-1, 1, 1, 1, 1)
     changed = batch.changed if recipe.changed_weight != 1 else None
@@ -98,6 +128,8 @@ def loss(
         error = error + recipe.own_weight * weighted_error(prediction.own, wanted, changed, recipe.changed_weight)
     if batch.depths is not None and prediction.log_depths is not None:
         error = error + recipe.depth_weight * depth_error(prediction.log_depths, batch.depths)
+    if batch.depths is not None and prediction.surface is not None:
+        error = error + recipe.depth_weight * surface_error(prediction.surface, batch.depths)
     return error
 
 

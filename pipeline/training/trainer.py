@@ -20,6 +20,8 @@ from .objective import loss, noised
 from .recipe import Recipe
 from .sharding import as_parameter, everywhere, forget, gather, whole
 
+DEPTHS = "transformer.depths."  # parameters that nothing else depends on, and that depend on nothing else
+
 
 class DivergedError(RuntimeError):
     """The loss or the gradient is not a number; the parameters are still those of the last good step."""
@@ -71,6 +73,8 @@ class Trainer:
             adam = torch.optim.AdamW(rest, recipe.adam_learning_rate, (0.9, 0.95), weight_decay=recipe.weight_decay)
             self.optimizers.append(adam)
         self.rates = [group["lr"] for each in self.optimizers for group in each.param_groups]
+        depths = [name for name in self.parameters if name.startswith(DEPTHS)]
+        self.surface, self.alone = bool(depths), len(depths) == len(self.parameters)
         self.average = EMAModel(self.parameters.values(), decay=recipe.ema, foreach=True)
 
     def train_step(self, batch: Batch) -> dict[str, float]:
@@ -86,7 +90,9 @@ class Trainer:
         config = self.pipe.config
         sample = config.prediction == "sample"
         shift = recipe.shift or config.shift
-        value = loss(self.wrapped, batch, recipe, generator, shift=shift, sample=sample).mean()
+        value = loss(
+            self.wrapped, batch, recipe, generator, shift=shift, sample=sample, surface=self.surface, alone=self.alone
+        ).mean()
         value.backward()
         norm = everywhere(torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), recipe.clip))
         if not torch.isfinite(value) or not torch.isfinite(norm):

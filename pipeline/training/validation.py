@@ -10,8 +10,8 @@ from statistics import fmean
 import numpy as np
 import torch
 
-from .batch import Batch, Encode, collate
-from .objective import corrupted, weighted_error
+from .batch import Batch, Depths, Encode, collate
+from .objective import corrupted, depths_off, weighted_error
 from .recipe import Recipe
 from .samples import TASKS, Corpus
 from .trainer import Trainer
@@ -21,17 +21,17 @@ SEED = 71
 
 
 def validation_batches(
-    corpus: Corpus, encode: Encode, count: int = 4, every: int = 1, tokenizers: int = 2
+    corpus: Corpus, encode: Encode, count: int = 4, every: int = 1, tokenizers: int = 2, depths: Depths | None = None
 ) -> list[Batch]:
     """`count` batches of every task that the clips allow; always the same ones, whatever is trained. tokenizers: as
-    for `Corpus.draw`."""
+    for `Corpus.draw`; the rest as for `collate`."""
     batches = []
     for number, task in enumerate(TASKS):
         if not corpus.shares[task]:
             continue
         for index in range(count):
             random = np.random.default_rng([SEED, number, index])
-            batches.append(collate(corpus.draw(random, task, tokenizers), encode, every))
+            batches.append(collate(corpus.draw(random, task, tokenizers), encode, every, depths))
     return batches
 
 
@@ -48,14 +48,20 @@ def validate(trainer: Trainer, batches: Sequence[Batch], std: float) -> dict[str
     """Mean error of the clean latent's prediction, and PSNR in dB of pictures by task and level.
 
     std: grey levels (of 1) per unit of the latent. Keys: `validation_loss`; `psnr_<task>_<level>`;
-    `memory_gain_<task>`: dB at level 1 with memories over without.
+    `memory_gain_<task>`: dB at level 1 with memories over without; `depths_off`: the mean of what is said of them, in
+    log metres, where that is trained.
     """
     errors: dict[str, list[float]] = {}
     alone: dict[str, list[float]] = {}  # the same batches at level 1 without their memories
+    off: list[float] = []
     device = next(iter(trainer.parameters.values())).device
     with trainer.averaged():
         for index, stored in enumerate(batches):
             batch = stored.to(device)
+            if trainer.surface and batch.depths is not None:
+                said = trainer.network(batch, batch.clean[:0], batch.clean.new_zeros(0), surface=True).surface
+                assert said is not None  # it was asked for
+                off.append(float(depths_off(said, batch.depths).abs().mean()))
             noise = torch.randn(batch.clean.shape, generator=torch.Generator().manual_seed(SEED + index)).to(device)
             for level in LEVELS:
                 error = _error(trainer, batch, noise, level)
@@ -69,6 +75,8 @@ def validate(trainer: Trainer, batches: Sequence[Batch], std: float) -> dict[str
         result[f"psnr_{name}"] = -10 * math.log10(max(error * std**2, 1e-10))
     for task, values in alone.items():
         result[f"memory_gain_{task}"] = 10 * math.log10(fmean(values) / means[f"{task}_1"])
+    if off:
+        result["depths_off"] = fmean(off)
     return result
 
 

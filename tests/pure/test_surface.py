@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pipeline import transformer
 from pipeline.conditioning import ConditioningVideo
-from pipeline.copying import sights
+from pipeline.copying import Sight, sights
 from pipeline.mini import build_mini
 from pipeline.outlines import guided
 from pipeline.scenes import random_scene, render
@@ -31,16 +32,13 @@ def met(target: ConditioningVideo, source: ConditioningVideo) -> Met:
     return found
 
 
-def test_a_surface_is_the_mean_of_a_rays_points_as_likely_as_they_are_with_the_outlines_of_what_is_shown():
+def test_a_surface_is_what_is_said_of_the_source_within_limits_with_the_outlines_of_what_it_shows():
     made = torch.Generator().manual_seed(0)
-    logits, depths = torch.randn(2, 3, 7, 8, 8, generator=made), torch.randn(2, 3, 2, 8, 8, generator=made)
-    shown = torch.randn(2, 3, 3, 16, 16, generator=made)
-    found = surface(logits, depths, shown)
-    likely = logits[:, :, :2].softmax(dim=2)  # the first are the source's
-    mean = (likely * depths).sum(dim=2).clamp(math.log(NEAREST), math.log(FARTHEST))
+    said, shown = 3 * torch.randn(2, 3, 16, 16, generator=made), torch.randn(2, 3, 3, 16, 16, generator=made)
+    found = surface(said, shown)
+    within = said.clamp(math.log(NEAREST), math.log(FARTHEST))
     for row, frame in ((0, 0), (1, 2)):
-        cells = torch.nn.functional.interpolate(mean[row, frame][None, None], scale_factor=2, mode="bilinear")
-        expected = guided(shown[row, :, frame][None], RADIUS, EDGE)(cells)
+        expected = guided(shown[row, :, frame][None], RADIUS, EDGE)(within[row, frame][None, None])
         assert torch.allclose(found[row, frame], expected[0, 0], atol=1e-5)
 
 
@@ -169,43 +167,60 @@ def test_places_are_not_rounded_where_matrix_products_are():
     assert all(torch.equal(getattr(inside, name), getattr(outside, name)) for name in vars(outside))
 
 
-def small_mini():
-    pipe = build_mini(
-        transformer={"num_layers": 1, "ffn_dim": 32, "num_attention_heads": 2}, num_inference_steps=2, shift=1.0
-    )
+def small_mini(**transformer):
+    small = {"num_layers": 1, "ffn_dim": 32, "num_attention_heads": 2, "depth_widths": (8, 16)}
+    pipe = build_mini(transformer=small | transformer, num_inference_steps=2, shift=1.0)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
 @pytest.mark.parametrize("attention", ["cached", "joint"])
 def test_an_edit_asks_once_how_far_away_its_source_is_if_the_camera_moves(attention, monkeypatch):
-    pipe, given, asked = small_mini(), [], []
-    whole, one = type(pipe.transformer).surface, type(pipe.transformer).forward
-    monkeypatch.setattr(type(pipe.transformer), "surface", lambda *a, **k: asked.append((a, k)) or whole(*a, **k))
-    monkeypatch.setattr(type(pipe.transformer), "forward", lambda *a, **k: given.append(k) or one(*a, **k))
+    pipe, asked, met = small_mini(), [], []
+    one, whole = type(pipe.transformer.depths).forward, transformer.sights
+    monkeypatch.setattr(type(pipe.transformer.depths), "forward", lambda *a: asked.append(a[1:]) or one(*a))
+    monkeypatch.setattr(transformer, "sights", lambda *a: met.append(a[1][0]) or whole(*a))
     source, arc = moving_frames(16, 16, 24), preset("arc_left", 16, default_intrinsics(24 / 16))
     for words in ({"target_trajectory": arc}, {"target_trajectory": arc, "prompt": "make it night"}):
         pipe(source=source, attention=attention, generator=torch.Generator().manual_seed(0), **words)
-        [((_, shown, empty), _)] = asked
-        assert torch.equal(empty, pipe.encode_prompt("")), "what an instruction adds is nowhere in the source"
-        assert torch.equal(shown.latent[0], pipe.encode(source))
-        first, *others = given
-        assert first["raw"] and first["attention"] == attention and first["source"].surface is None
-        assert all(each["source"].surface.shape == (1, 16, 16, 24) for each in others)
-        asked.clear(), given.clear()
+        [(shown, intrinsics)], [video] = asked, met
+        assert torch.equal(shown[0], pipe.encode(source)) and intrinsics.shape == (1, 16, 4)
+        assert torch.equal(video.surface, surface(pipe.transformer.depths(shown, intrinsics), shown))
+        asked.clear(), met.clear()
     pipe(source=source, attention=attention, generator=torch.Generator().manual_seed(0), prompt="make it night")
     pipe(num_frames=16, height=16, width=24, attention=attention, target_trajectory=arc)
-    assert not asked and all(each["source"] is None or each["source"].surface is None for each in given)
+    assert not asked and all(each is None or each.surface is None for each in met)
 
 
-@pytest.mark.parametrize(("prompt", "encoded"), [(" ", [" "]), ("make it night", ["make it night", ""])])
-def test_an_edit_without_words_encodes_that_there_are_none_once(prompt, encoded, monkeypatch):
-    pipe, said = small_mini(), []
-    encode = type(pipe).encode_prompt
-    monkeypatch.setattr(type(pipe), "encode_prompt", lambda pipe, words: said.append(words) or encode(pipe, words))
-    arc = preset("arc_left", 16, default_intrinsics(24 / 16))
-    pipe(source=moving_frames(16, 16, 24), target_trajectory=arc, prompt=prompt, guidance_scale=1.0)
-    assert said == encoded
+def test_a_surface_that_is_known_already_is_taken_as_it_is(monkeypatch):
+    model = small_mini().transformer
+    monkeypatch.setattr(type(model.depths), "forward", None)
+    shown = torch.rand(1, 3, FRAMES, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    target, source = video(camera(0.4, 0.0, 0.0)), video(camera(0.0, 0.0, 0.0), shown)
+    view = {
+        "target_poses": target.poses, "target_intrinsics": target.intrinsics, "target_times": target.times
+    }  # fmt: skip
+    near, far = (
+        model(
+            target.latent, torch.tensor([500.0]), torch.zeros(1, 4, model.config.text_dim),
+            source=at(source, metres), **view,
+        ).sample
+        for metres in (1.0, 8.0)
+    )  # fmt: skip
+    assert not torch.allclose(near, far, atol=0.1)
+
+
+def test_in_training_and_in_models_that_do_not_know_depths_the_source_is_looked_up_along_its_rays(monkeypatch):
+    kinds = []
+    monkeypatch.setattr(transformer, "sights", lambda *a: kinds.append(sights(*a)[0]) or sights(*a))
+    target, source = video(camera(0.4, 0.0, 0.0)), video(camera(0.0, 0.0, 0.0))
+    known, without = small_mini().transformer, small_mini(depth_widths=()).transformer
+    for model, training in ((known, False), (known, True), (without, False)):
+        model.train(training)(
+            target.latent, torch.tensor([500.0]), torch.zeros(1, 4, model.config.text_dim), source=source,
+            target_poses=target.poses, target_intrinsics=target.intrinsics, target_times=target.times,
+        )  # fmt: skip
+    assert [type(each) for each in kinds] == [Met, Sight, Sight] and without.depths is None
 
 
 def test_the_transformer_refuses_a_surface_of_another_size():
