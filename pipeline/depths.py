@@ -39,6 +39,16 @@ class Depths(nn.Module):
         )
         self.norm, self.leave = nn.GroupNorm(GROUPS, widths[0]), nn.Conv2d(widths[0], 1, 3, padding=1)
 
+    @property
+    def operations(self) -> float:
+        """Two per multiply-add, for one picture, about: convolutions alone, in pictures of `area`."""
+        levels = [[self.enter, self.leave, *self.down[:1]]] + [[each] for each in self.down[1:]]
+        levels[-1].append(self.bottom)
+        for level, each in zip(reversed(levels[:-1]), self.up, strict=True):
+            level.append(each)
+        sizes = [sum(each.numel() for part in level for each in part.parameters()) for level in levels]
+        return sum(2 * size * self.area / 4**depth for depth, size in enumerate(sizes))
+
     @torch.no_grad()
     def initialise(self) -> None:
         """At first everything is about TYPICAL."""

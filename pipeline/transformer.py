@@ -94,8 +94,9 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         copied_videos: how many conditioning videos, the source and then the first memories, the target may copy pixels
             from (see `copying`); 0 for a model without this. copied_points: depths of a ray at which it looks. Outside
             of training, what the frames of such a model's target make up agrees along rays (see `agreement`).
-        depth_widths: of the network that says how far away is what the source shows (see `depths`), which in use is
-            looked up where the target's rays meet that; none for a model without. depth_area: pixels that it looks at.
+        depth_widths: of a model that copies, of the network that says how far away what the source shows is (see
+            `depths`): in use it is looked up where the target's rays meet that; () for one without. depth_area: pixels
+            that it looks at.
     New parameters: `tokenizers.<t>x<h>x<w>` (one per distinct kernel); `role_embedding` and `camera_embedding`, zero at
     first so that a base model is unchanged by them, or the blocks' `cam_encoder` and `projector`; `compressor`;
     `copying`; `depths`.
@@ -198,9 +199,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
                     f"source_camera='own', got {source=} and {source_camera=}"
                 )
             self.copying = Copying(dim, patch_size, copied_videos, copied_points)
-        if depth_widths and not copied_videos:
-            raise ValueError("depth_widths is for models that copy, expected copied_videos above 0, got 0")
-        self.depths = Depths(self.latent_channels, depth_widths, depth_area) if depth_widths else None
+        looks = copied_videos and depth_widths
+        self.depths = Depths(self.latent_channels, depth_widths, depth_area) if looks else None
         self.initialise_conditioning()
 
     @property

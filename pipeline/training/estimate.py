@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +10,9 @@ from typing import Any
 
 import torch
 
+from .network import EVERY
 from .recipe import Recipe
+from .trainer import DEPTHS
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,13 @@ def estimate(
     keys = window + conditioning
     attention = 4 * len(transformer.blocks) * dim * (targets * window * keys + recipe.batch * conditioning**2)
     parameters = sum(each.numel() for each in transformer.parameters())
-    names = transformer.named_parameters()
-    trained = sum(each.numel() for name, each in names if trainable is None or trainable(f"transformer.{name}"))
+    sizes = {f"transformer.{name}": each.numel() for name, each in transformer.named_parameters()}
+    moved = {name: size for name, size in sizes.items() if trainable is None or trainable(name)}
+    trained = sum(moved.values())
+    depths = [name for name in moved if name.startswith(DEPTHS)]
+    looked = targets * math.ceil(latent[0] / EVERY) * transformer.depths.operations if depths else 0.0
+    if depths and len(depths) == len(moved):
+        linear = attention = 0.0
     # Kept per token and block for the way back: about a dozen vectors of the model's width and three of the ffn's.
     width = dim if checkpointing else 12 * dim + 3 * config.ffn_dim
     kept = 4 * width * len(transformer.blocks) * (targets * window + recipe.batch * conditioning)
@@ -59,7 +67,9 @@ def estimate(
     kept += 4 * targets * latent[0] * latent[1] * latent[2] * candidates * 4 * config.out_channels
     # weights; of the trained ones gradients, their averages and at most two moments
     memory_bytes = (4 * parameters + 4 * 4 * trained) / processes + kept
-    return Estimate(parameters, trained, memory_bytes, 3 * (linear + attention) * (4 / 3 if checkpointing else 1))
+    return Estimate(
+        parameters, trained, memory_bytes, 3 * ((linear + attention) * (4 / 3 if checkpointing else 1) + looked)
+    )
 
 
 def _tokens(window: int, kernel: tuple[int, int, int]) -> float:

@@ -97,7 +97,7 @@ def loss(
     is.
     """
     clean, device = batch.clean, batch.clean.device
-    surface = surface and batch.depths is not None
+    surface = surface and batch.depths is not None and recipe.depth_weight > 0
     if alone:
         if batch.depths is None:
             raise ValueError("how far away things are is to be learned, but the clips have no depth: set depth=true")

@@ -252,7 +252,7 @@ def test_guidance_comes_before_copying(attention):
 
 @torch.no_grad()
 def test_a_memory_beyond_those_copied_from_reaches_the_target_by_its_tokens_alone():
-    network, given = model(copied_videos=2), call()
+    network, given = model(copied_videos=2, depth_widths=()), call()
     changed = [*given["memories"]]
     changed[3] = video(camera(0.6, 0.0, 0.0), seed=50)
     network.copying.proj.weight.zero_()

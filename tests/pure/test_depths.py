@@ -75,11 +75,10 @@ def test_it_is_told_the_lens():
     assert not torch.allclose(wide, long, atol=1e-3)
 
 
-def test_widths_that_do_not_divide_and_models_that_do_not_copy_are_refused():
+def test_widths_that_do_not_divide_are_refused_and_models_that_do_not_copy_have_no_depths():
     with pytest.raises(ValueError, match=r"depth_widths must be multiples of 8, got \[8, 12\]"):
         Depths(3, (8, 12), 256)
-    with pytest.raises(ValueError, match="depth_widths is for models that copy, expected copied_videos above 0"):
-        build_mini(transformer={"copied_videos": 0})
+    assert build_mini(transformer={"copied_videos": 0, "num_layers": 1}).transformer.depths is None
 
 
 def test_the_error_is_that_of_depths_and_of_their_steps_and_nothing_where_nobody_knows():

@@ -368,7 +368,7 @@ def test_the_loss_of_the_right_answer_is_nothing(sample):
     batch = collate(Corpus(clips_of(), LENGTH, Recipe()).draw(np.random.default_rng(0), "camera"), encode)
     batch = replace(batch, clean=torch.randn(batch.clean.shape))
 
-    def knows(batch, noisy, sigma, instructions):
+    def knows(batch, noisy, sigma, instructions, surface=False):
         sigma = sigma.view(-1, 1, 1, 1, 1)
         right = batch.clean if sample else (noisy - batch.clean) / sigma
         return Prediction(right, right)
@@ -387,7 +387,7 @@ def test_the_guess_of_a_model_that_knows_the_truth_changes_nothing(sample):
     def seen_by(guessed):
         seen = []
 
-        def knows(batch, noisy, sigma, instructions):
+        def knows(batch, noisy, sigma, instructions, surface=False):
             seen.append(noisy)
             return Prediction(batch.clean if sample else (noisy - batch.clean) / sigma.view(-1, 1, 1, 1, 1))
 
@@ -405,7 +405,7 @@ def test_under_the_noise_lies_something_between_the_truth_and_the_models_guess(s
     recipe = Recipe(guessed=1.0, pure_noise_text=0.0)
     batch, seen = text_batch(recipe), []
 
-    def errs(batch, noisy, sigma, instructions):
+    def errs(batch, noisy, sigma, instructions, surface=False):
         """At first by three, then no more."""
         seen.append((noisy, sigma.view(-1, 1, 1, 1, 1)))
         said = batch.clean + (3.0 if len(seen) == 1 else 0.0)
@@ -425,7 +425,7 @@ def test_only_instructions_are_guessed_at_and_in_their_share():
     def calls(task, guessed):
         recipe, count = Recipe(guessed=guessed, batch=1, targets=1), []
 
-        def blind(batch, noisy, sigma, instructions):
+        def blind(batch, noisy, sigma, instructions, surface=False):
             count.append(instructions)
             return Prediction(torch.zeros_like(noisy))
 
@@ -524,9 +524,15 @@ def test_gradients_reach_every_trained_parameter_over_a_few_draws(attention):
     pipe.transformer.register_to_config(attention=attention)
     trainer = Trainer(Network(pipe), recipe)
     untouched = set(trainer.parameters)
+    with torch.no_grad():
+        pipe.transformer.depths.leave.weight.normal_()  # as after a step: behind zeros nothing learns
     for step in range(16):
         batch = collate(corpus.draw(np.random.default_rng(step)), partial(pixels, size=32))  # large enough to merge
-        value = loss(trainer.network, batch, recipe, torch.Generator().manual_seed(step), shift=2.0, sample=True)
+        batch = replace(batch, depths=torch.full((*batch.clean.shape[:1], *batch.clean.shape[2:]), 5.0))
+        value = loss(
+            trainer.network, batch, recipe, torch.Generator().manual_seed(step), shift=2.0, sample=True,
+            surface=trainer.surface,
+        )  # fmt: skip
         value.mean().backward()
         untouched -= {name for name, each in trainer.parameters.items() if each.grad is not None and each.grad.any()}
     assert not untouched
@@ -709,7 +715,7 @@ def test_what_an_empty_prompt_says_can_be_learned_alone_and_changes_no_edit_with
 def test_words_that_are_dropped_are_unknown_and_not_empty():
     recipe, heard = Recipe(batch=2, targets=1, text_dropout=1.0), []
 
-    def network(batch, noisy, sigma, instructions):
+    def network(batch, noisy, sigma, instructions, surface=False):
         heard.extend(instructions)
         return Prediction(noisy)
 
@@ -738,14 +744,19 @@ def test_an_estimate_counts_what_is_there_and_grows_with_what_is_asked():
 def test_a_step_takes_about_as_many_operations_as_estimated():
     recipe = Recipe(batch=1, targets=2, memories=1, memory_dropout=0.0, source_dropout=0.0)
     corpus = Corpus(clips_of(), 16, recipe)
-    network = Network(build_mini())
+    network = Network(build_mini()).train()
     batch = collate(
-        corpus.draw(np.random.default_rng(0), "camera"), lambda windows, _: torch.zeros(len(windows), 3, 16, 64, 64)
+        corpus.draw(np.random.default_rng(0), "camera"),
+        lambda windows, _: torch.zeros(len(windows), 3, 16, 64, 64),
+        depths=lambda windows, _: torch.ones(len(windows), 16, 64, 64),
     )
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        loss(network, batch, recipe, torch.Generator().manual_seed(0), shift=2.0, sample=True)
-    counted = 3 * counter.get_total_flops()  # the way back takes twice the way there
-    assert 0.6 < estimate(network.transformer, recipe, (16, 64, 64), None).operations / counted < 1.5
+    for tune in ("all", "depths", "paper"):
+        trained = takes_part(tune)
+        teaches = {"surface": tune != "paper", "alone": tune == "depths"}
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            loss(network, batch, recipe, torch.Generator().manual_seed(0), shift=2.0, sample=True, **teaches)
+        counted = 3 * counter.get_total_flops()  # the way back takes twice the way there
+        assert 0.6 < estimate(network.transformer, recipe, (16, 64, 64), trained).operations / counted < 1.5, tune
 
 
 def test_the_measured_rate_leaves_torchs_threads_as_they_were():
