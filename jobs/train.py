@@ -66,6 +66,8 @@ def train(job: TrainJob) -> int:
             f"{multiple} pixels and, of so many frames, {model.spec.frames_for(config.frames)}; set height, width and "
             "frames"
         )
+    if config.tune == "depths" and "depth" not in data.channels:
+        raise UsageError(f"{job.data}: has no depths to learn from, expected clips made with depth=true")
     if config.sharding == "full":
         if job.recipe.optimizer != "adamw":
             raise UsageError("sharding is full and optimizer muon, which takes whole matrices: set optimizer=adamw")

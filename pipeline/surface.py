@@ -2,8 +2,8 @@
 
 What tokens say of the target's depths is a blurred picture: a thing that is looked up along it comes out torn. But how
 the source looks is known to the pixel. So in use a network of its own says how far away is what the source shows (see
-`depths`); a guided filter gives that the outlines of the source's pictures (see `outlines`), and a pixel of the target
-is looked up where its ray first goes behind that surface. What does so nowhere the source does not show.
+`depths`), and a pixel of the target is looked up where its ray first goes behind that surface, but not where it does so
+behind the edge of a thing: what is there the source does not show, nor what goes behind it nowhere.
 
 Letters in shapes as in `lookup`.
 """
@@ -16,12 +16,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from .lookup import CELL, Paths, away, framewise, look_at, project
-from .outlines import guided
+from .lookup import CELL, Paths, away, look_at, project
 
-RADIUS, EDGE = 4, 0.01  # of the filter, as of `outlines`
 NEAREST, FARTHEST = 0.4, 60.0  # metres along the optical axis: between them a ray is followed
 PLACES = 32  # on it, each as many times as far away as the one before
+THICK = 0.3  # log metres: a ray that is farther behind the surface than this has passed behind a thing
 HALVINGS = 4  # of what lies between the two that the surface is between
 
 
@@ -37,26 +36,18 @@ class Met:
     log_depths: torch.Tensor
 
 
-def surface(log_depths: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
-    """(B, T, H, W), logarithms of metres along the optical axis, of a video that shows (B, C, T, H, W), float32: what
-    `Depths` says of it, with its outlines."""
-    with torch.autocast(shown.device.type, enabled=False):
-        known = log_depths.clamp(math.log(NEAREST), math.log(FARTHEST)).flatten(0, 1)[:, None]
-        return guided(framewise(shown), RADIUS, EDGE)(known)[:, 0].unflatten(0, (len(shown), -1))
-
-
 def meet(paths: Paths, surfaces: torch.Tensor, frames: torch.Tensor) -> Met:
     """The target's rays, of pixels and not of cells, with what the source shows in the frame that each is looked up in:
     its surface (BT, H', W') and its picture, `fine` (BT, C, 2 H' - 1, 2 W' - 1)."""
 
     def behind(log_depths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which points (BT, 1, H, W) of the rays lie behind the surface, and which in the picture."""
+        """How far points (BT, 1, H, W) of the rays lie behind the surface, log metres, and which in the picture."""
         depths = log_depths.exp()
         where, inside = project(paths, depths)
         there = F.grid_sample(
             surfaces[:, None], where[:, :, 0].movedim(1, -1), "nearest", padding_mode="border", align_corners=False
         )
-        return away(paths, depths) > there.exp(), inside
+        return away(paths, depths).clamp(min=NEAREST / 4).log() - there, inside
 
     first, last = math.log(NEAREST), math.log(FARTHEST)
     step = (last - first) / (PLACES - 1)
@@ -65,15 +56,16 @@ def meet(paths: Paths, surfaces: torch.Tensor, frames: torch.Tensor) -> Met:
     before, inside = torch.ones_like(met), met
     for place in range(PLACES):
         log_depths = torch.full_like(near, first + place * step)
-        hidden, inside = behind(log_depths)
-        crossed = ~before & hidden & inside & ~met
+        deep, inside = behind(log_depths)
+        hidden = deep > 0
+        crossed = ~before & hidden & inside & ~met & (deep < THICK)
         near, met = torch.where(crossed, log_depths - step, near), met | crossed
         before = hidden
     met = met | (inside & ~before)  # it ends in the sky
     far = torch.where(near < last, near + step, near)
     for _ in range(HALVINGS):
         middle = (near + far) / 2
-        hidden, _ = behind(middle)
+        hidden = behind(middle)[0] > 0
         near, far = torch.where(hidden, near, middle), torch.where(hidden, middle, far)
     log_depths = (near + far) / 2
     where, inside = project(paths, log_depths.exp())

@@ -36,7 +36,7 @@ from .merging import Compressor, fraction
 from .outlines import Outlines, outlines_of
 from .passes import Merging, Pass
 from .positions import Rotary, frustum_places, frustum_rotary, grid_places, grid_rotary
-from .surface import Met, surface
+from .surface import Met
 from .tokenizers import Group, Kernel, Tokenizers, Tokens, Where, pad_to, unpatchify
 
 # Parameters that a base model does not have.
@@ -452,8 +452,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         known = source is None or source.surface is not None or outlines is not None
         if self.depths is not None and not self.training and not known:
             assert source is not None and source.intrinsics is not None  # see conditioning.check
-            said = self.depths(source.latent, source.intrinsics)
-            source = replace(source, surface=surface(said, source.latent.float()))
+            source = replace(source, surface=self.depths(source.latent, source.intrinsics))
         return sights(target, [source, *memories], outlines)
 
     def _where(self, video: ConditioningVideo, kernel: Kernel | None, offset: int) -> Where:

@@ -12,9 +12,8 @@ from pipeline import transformer
 from pipeline.conditioning import ConditioningVideo
 from pipeline.copying import Sight, sights
 from pipeline.mini import build_mini
-from pipeline.outlines import guided
 from pipeline.scenes import random_scene, render
-from pipeline.surface import EDGE, FARTHEST, NEAREST, RADIUS, Met, surface
+from pipeline.surface import FARTHEST, THICK, Met
 from pipeline.trajectory import default_intrinsics, preset
 from tests.generated import moving_frames
 from tests.rays import FRAMES, LENS, SIZE, camera, head, run, video
@@ -30,16 +29,6 @@ def met(target: ConditioningVideo, source: ConditioningVideo) -> Met:
     [found] = sights(target, [source])
     assert isinstance(found, Met)
     return found
-
-
-def test_a_surface_is_what_is_said_of_the_source_within_limits_with_the_outlines_of_what_it_shows():
-    made = torch.Generator().manual_seed(0)
-    said, shown = 3 * torch.randn(2, 3, 16, 16, generator=made), torch.randn(2, 3, 3, 16, 16, generator=made)
-    found = surface(said, shown)
-    within = said.clamp(math.log(NEAREST), math.log(FARTHEST))
-    for row, frame in ((0, 0), (1, 2)):
-        expected = guided(shown[row, :, frame][None], RADIUS, EDGE)(within[row, frame][None, None])
-        assert torch.allclose(found[row, frame], expected[0, 0], atol=1e-5)
 
 
 @pytest.mark.parametrize("metres", [1.0, 3.0, 20.0])
@@ -66,6 +55,27 @@ def test_what_is_nearer_hides_what_is_behind_it_and_stays_whole():
     shown = found.shown[0, 0]
     assert (shown[9:23, 12 + near + 1 : 20 + near - 1] > 0.95).all(), "all of the thing, where it is from here"
     assert (shown[:, 20 + near + 2 : -far] < 0.05).all() and (shown[:7] < 0.05).all(), "and nothing of it elsewhere"
+
+
+def test_what_passes_behind_the_edge_of_a_thing_is_not_shown_but_a_little_behind_it_is_its_side():
+    def found(log_metres: float) -> torch.Tensor:
+        """Which columns are met, beside a thing two metres away before a wall so much farther away."""
+        away = torch.full((SIZE, SIZE), 2 * math.exp(log_metres))
+        away[:, 12:20] = 2.0
+        meets = met(video(camera(1.0, 0.0, 0.0)), at(video(camera(0.0, 0.0, 0.0)), away)).meets
+        assert (meets == meets[:1, :, :1]).all()
+        return meets[0, 0, 0]
+
+    def shift(metres: float) -> float:
+        return float(LENS[0]) * SIZE / metres
+
+    near, far = 2 * math.exp(THICK), 2 * math.exp(2 * THICK)  # rays that pass the thing's edge there, and the wall
+    hidden = slice(math.ceil(20 - shift(near)), math.floor(20 - shift(far)))
+    assert hidden.stop - hidden.start == 2
+    beside = slice(hidden.stop + 2, math.floor(SIZE - shift(far)))
+    columns = found(2 * THICK)
+    assert not columns[hidden].any() and columns[beside].all() and columns[: math.ceil(20 - shift(2.0)) + 1].all()
+    assert found(THICK / 3)[: math.floor(SIZE - shift(2 * math.exp(THICK / 3)))].all()
 
 
 def test_with_the_true_depths_another_view_of_a_scene_is_what_the_target_shows():
@@ -185,7 +195,7 @@ def test_an_edit_asks_once_how_far_away_its_source_is_if_the_camera_moves(attent
         pipe(source=source, attention=attention, generator=torch.Generator().manual_seed(0), **words)
         [(shown, intrinsics)], [video] = asked, met
         assert torch.equal(shown[0], pipe.encode(source)) and intrinsics.shape == (1, 16, 4)
-        assert torch.equal(video.surface, surface(pipe.transformer.depths(shown, intrinsics), shown))
+        assert torch.equal(video.surface, pipe.transformer.depths(shown, intrinsics))
         asked.clear(), met.clear()
     pipe(source=source, attention=attention, generator=torch.Generator().manual_seed(0), prompt="make it night")
     pipe(num_frames=16, height=16, width=24, attention=attention, target_trajectory=arc)
