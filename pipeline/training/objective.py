@@ -100,7 +100,9 @@ def loss(
     surface = surface and batch.depths is not None and recipe.depth_weight > 0
     if alone:
         if batch.depths is None:
-            raise ValueError("how far away things are is to be learned, but the clips have no depth: set depth=true")
+            raise ValueError(
+                "tune=depths learns from depths, expected clips made with depth=true and depth_weight above 0"
+            )
         said = network(batch, clean[:0], clean.new_zeros(0), surface=True).surface
         assert said is not None  # it was asked for
         return surface_error(said, batch.depths)

@@ -68,6 +68,7 @@ def test_settings_may_come_from_a_file_and_the_command_line_wins(command, tmp_pa
     ("words", "says"),
     [
         (["tune=everything"], "setting 'tune' is 'everything', expected one of all, paper, words, empty, depths, lora"),
+        (["tune=depths"], "has no depths to learn from, expected clips made with depth=true"),
         (["batch=0"], "batch must be at least 1, got 0"),
         (["height=30"], "takes multiples of 8 pixels"),
         (["frames=15"], "of so many frames, 16"),

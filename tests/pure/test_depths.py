@@ -155,5 +155,5 @@ def test_trained_with_the_rest_every_part_learns_and_without_depths_there_is_not
 def test_clips_without_depths_are_refused_where_nothing_else_is_learned():
     trainer = small_trainer("depths")
     given = replace(batch(*shades(0)), depths=None)
-    with pytest.raises(ValueError, match="the clips have no depth: set depth=true"):
+    with pytest.raises(ValueError, match="expected clips made with depth=true and depth_weight above 0"):
         trainer.train_step(given)

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from actors.training import train
+from actors.training import MODEL, train
 from actors.training_data import WindowDepths, Windows
 from pipeline.training.samples import Window
 from storage.clips import ClipDataset
@@ -42,6 +43,20 @@ def test_a_training_reads_depth_where_it_counts(
     train(asked)
     assert bool(read) is reads
     assert np.isfinite([line["loss"] for line in logged(asked.out) if "loss" in line]).all()
+
+
+def test_tuned_alone_depths_come_nearer_to_the_truth_and_the_rest_stays_as_it_was(
+    deep_scenes: str, tiny_model: str, tmp_path: Path
+) -> None:
+    recipe = {"steps": 40, "batch": 4, "targets": 1, "camera": 1.0, "text": 0.0, "onward": 0.0, "memory_dropout": 1.0,
+              "adam_learning_rate": 1e-2, "warmup": 2, "ema": 0.5}  # fmt: skip
+    train(setup(deep_scenes, tmp_path / "out", tiny_model, recipe, tune="depths"))
+    off = [line["depths_off"] for line in logged(str(tmp_path / "out")) if "depths_off" in line]
+    assert off[-1] < 0.9 * off[0]
+    name = "transformer/diffusion_pytorch_model.safetensors"
+    before, after = (load_file(Path(each) / name) for each in (tiny_model, tmp_path / "out" / MODEL))
+    moved = {key for key, value in before.items() if not torch.equal(value, after[key])}
+    assert moved and all(key.startswith("depths.") for key in moved) and before.keys() == after.keys()
 
 
 def test_the_same_data_without_depth_trains_as_well(tiny_scenes: str, tiny_model: str, tmp_path: Path) -> None:
