@@ -12,6 +12,7 @@ from jobs import demo
 from jobs.main import main
 from tests import ROOT
 from tests.docs import DOCUMENTS, commands, targets
+from tests.training import render_scenes
 
 COMMANDS = [(document.name, command) for document in DOCUMENTS for command in commands(document)]
 
@@ -27,11 +28,11 @@ def demonstrated(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="module")
-def synthesized(tmp_path_factory: pytest.TempPathFactory, tiny_scenes: str):
+def synthesized(tmp_path_factory: pytest.TempPathFactory):
     """A folder that looks as after the README's `synthesize`: there are scenes to train on, and to extend."""
     folder = tmp_path_factory.mktemp("synthesized")
     (folder / "demo").mkdir()
-    (folder / "demo" / "scenes").symlink_to(tiny_scenes)
+    render_scenes(folder / "demo" / "scenes", depth=True)
     (folder / "configs").symlink_to(ROOT / "configs")
     return folder
 
