@@ -12,7 +12,7 @@ import torch
 
 from .network import EVERY
 from .recipe import Recipe
-from .trainer import DEPTHS
+from .tuning import DEPTHS
 
 
 @dataclass(frozen=True)

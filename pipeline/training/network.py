@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -86,6 +86,14 @@ class Network(nn.Module):
         with torch.autocast(batch.clean.device.type, self.precision, enabled=self.precision != torch.float32):
             found: torch.Tensor = self.transformer.depths(batch.clean[:, :, ::EVERY], intrinsics[:, ::EVERY])
         return found.float()
+
+
+def surface_of(network: Callable[..., Prediction], batch: Batch) -> torch.Tensor:
+    """Of what a `Network`, or what wraps it, says `Prediction.surface` alone: the transformer is not asked."""
+    nothing = batch.clean[:0]
+    found = network(batch, nothing, nothing.new_zeros(0), surface=True).surface
+    assert found is not None  # it was asked for
+    return found
 
 
 def memory_kernels(pipe: MemoryV2VPipeline) -> list[Any]:

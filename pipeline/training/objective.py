@@ -11,7 +11,7 @@ import torch
 from pipeline.lookup import FARTHEST, NEAREST
 
 from .batch import Batch
-from .network import EVERY, Prediction
+from .network import EVERY, Prediction, surface_of
 from .recipe import Recipe
 
 
@@ -103,9 +103,7 @@ def loss(
             raise ValueError(
                 "tune=depths learns from depths, expected clips made with depth=true and depth_weight above 0"
             )
-        said = network(batch, clean[:0], clean.new_zeros(0), surface=True).surface
-        assert said is not None  # it was asked for
-        return surface_error(said, batch.depths)
+        return surface_error(surface_of(network, batch), batch.depths)
     text = batch.draw.task == "text"
     pure = recipe.pure_noise_text if text else recipe.pure_noise
     sigma = noise_levels(len(clean), shift, recipe.spread, pure, generator)

@@ -19,8 +19,7 @@ from .network import Network
 from .objective import loss, noised
 from .recipe import Recipe
 from .sharding import as_parameter, everywhere, forget, gather, whole
-
-DEPTHS = "transformer.depths."  # parameters that nothing else depends on, and that depend on nothing else
+from .tuning import DEPTHS
 
 
 class DivergedError(RuntimeError):

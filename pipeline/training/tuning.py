@@ -12,7 +12,7 @@ from pipeline.mini import seeded
 
 # Self-attention, ReCamMaster's layers around it, camera encoders, tokenizers and compressors; and copying, beside them.
 PAPER = ("attn1.", "projector.", "cam_encoder.", "camera_embedding.", "tokenizers.", "compressor.", "copying.")
-DEPTHS = ("depths.",)
+DEPTHS = "transformer.depths."  # what nothing else depends on, and that depends on nothing else
 # What says which words a token attends to. Where all text is padding, it does not matter which.
 WORDS = ("attn2.to_q.", "attn2.to_k.", "attn2.norm_", "norm2.")
 ADAPTED = ["attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"]
@@ -24,7 +24,7 @@ def takes_part(tune: str) -> Callable[[str], bool]:
 
     After "words", edits without an instruction are the same, bit for bit, where the empty prompt is one token (`mini`).
     """
-    parts = {"all": ("",), "paper": PAPER, "words": WORDS, "empty": (), "depths": DEPTHS, "lora": ("lora_",)}[tune]
+    parts = {"all": ("",), "paper": PAPER, "words": WORDS, "empty": (), "depths": (DEPTHS,), "lora": ("lora_",)}[tune]
 
     def takes(name: str) -> bool:
         if name.startswith("transformer."):
