@@ -25,6 +25,21 @@ def over_token_frames(values: torch.Tensor, size: int) -> torch.Tensor:
     return torch.cat([values, last], dim=1).unflatten(1, (-1, size)).mean(dim=2)
 
 
+def slopes(
+    intrinsics: torch.Tensor, picture: Sequence[int], kernel: Sequence[int], counts: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """How far the centre ray of every token goes to the right and down for a metre forward, (B, T, h, w) each. Of rows
+    and columns picture: the latent's; kernel: those under a token; counts: of tokens."""
+    rows, columns = (
+        (torch.arange(count, device=intrinsics.device) + 0.5) * size / extent
+        for count, size, extent in zip(counts, kernel, picture, strict=True)
+    )
+    fx, fy, cx, cy = intrinsics[..., None, None].unbind(2)
+    x = ((columns - cx) / fx).expand(-1, -1, counts[0], -1)
+    y = ((rows[:, None] - cy) / fy).expand(-1, -1, -1, counts[1])
+    return x, y
+
+
 def token_rays(
     poses: torch.Tensor,
     intrinsics: torch.Tensor,
@@ -38,13 +53,7 @@ def token_rays(
     A token over several frames has their mean position and the renormalised mean of their rays.
     """
     poses, intrinsics = poses.float(), intrinsics.float()
-    rows, columns = (
-        (torch.arange(count, device=poses.device) + 0.5) * size / extent
-        for count, size, extent in zip(counts[1:], kernel[1:], picture, strict=True)
-    )
-    fx, fy, cx, cy = intrinsics[..., None, None].unbind(2)
-    x = ((columns - cx) / fx).expand(-1, -1, counts[1], -1)
-    y = ((rows[:, None] - cy) / fy).expand(-1, -1, -1, counts[2])
+    x, y = slopes(intrinsics, picture, kernel[1:], counts[1:])
     rays = F.normalize(torch.stack([x, y, torch.ones_like(x)], dim=-1), dim=-1)
     rays = torch.einsum("btij,bthwj->bthwi", poses[..., :3], rays)
     return over_token_frames(poses[..., 3], kernel[0]), F.normalize(over_token_frames(rays, kernel[0]), dim=-1)

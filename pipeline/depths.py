@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .cameras import slopes
+
 GROUPS = 8  # of channels that are normalised together
 TYPICAL = math.log(3.0)  # log metres: what an untrained network says of everything
 
@@ -60,8 +62,10 @@ class Depths(nn.Module):
         """(B, T, H, W) float32, log metres along the optical axis, of what a video shows, (B, C, T, H, W), through a
         lens (B, T, 4), focal lengths and centre divided by the frame's size."""
         rows, frames, size = len(shown), shown.shape[2], shown.shape[3:]
-        pictures = _resized(shown.transpose(1, 2).flatten(0, 1).float(), self._seen(*size))
-        states = torch.cat([pictures, _slopes(intrinsics.flatten(0, 1).float(), pictures.shape[2:])], dim=1)
+        seen = self._seen(*size)
+        pictures = _resized(shown.transpose(1, 2).flatten(0, 1).float(), seen)
+        lens = torch.stack(slopes(intrinsics.float(), seen, (1, 1), seen), dim=2).flatten(0, 1)
+        states = torch.cat([pictures, lens], dim=1)
         states = self.enter(states.to(self.enter.weight.dtype))
         levels: list[torch.Tensor] = []
         for level in self.down:
@@ -101,10 +105,3 @@ def _resized(pictures: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     if pictures.shape[2:] == tuple(size):
         return pictures
     return F.interpolate(pictures, tuple(size), mode="bilinear", align_corners=False, antialias=True)
-
-
-def _slopes(lens: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """(F, 2, rows, columns): how far the ray of every pixel goes to the right and down for a metre forward."""
-    fx, fy, cx, cy = lens[..., None, None].unbind(dim=1)
-    rows, columns = ((torch.arange(each, device=lens.device) + 0.5) / each for each in size)
-    return torch.stack(torch.broadcast_tensors((columns - cx) / fx, (rows[:, None] - cy) / fy), dim=1)
