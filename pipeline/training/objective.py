@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -79,6 +80,24 @@ def surface_error(log_depths: torch.Tensor, depths: torch.Tensor) -> torch.Tenso
     return error
 
 
+def varied(batch: Batch, generator: torch.Generator) -> Batch:
+    """Half of the rows in a mirror, and half with their colours changed round: where it is only asked how far away
+    things are, as many more rooms. Source and memories stay, which are not asked then."""
+    clean, depths = batch.clean, batch.depths
+    lens = batch.view["target_intrinsics"]
+    assert depths is not None and lens is not None  # see `loss`
+    drawn: dict[str, Any] = {"generator": generator, "device": clean.device}
+    mirrored, coloured = torch.rand(2, len(clean), 1, 1, 1, **drawn) < 0.5
+    other = clean[:, torch.randperm(clean.shape[1], **drawn)]
+    clean = torch.where(coloured[..., None], other, clean)
+    clean = torch.where(mirrored[..., None], clean.flip(-1), clean)
+    depths = torch.where(mirrored, depths.flip(-1), depths)
+    across = torch.tensor([1.0, 1.0, -1.0, 1.0], device=lens.device)
+    beyond = torch.tensor([0.0, 0.0, 1.0, 0.0], device=lens.device)
+    lens = torch.where(mirrored[..., 0], lens * across + beyond, lens)
+    return replace(batch, clean=clean, depths=depths, view=batch.view | {"target_intrinsics": lens})
+
+
 def loss(
     network: Callable[..., Prediction],
     batch: Batch,
@@ -103,6 +122,8 @@ def loss(
             raise ValueError(
                 "tune=depths learns from depths, expected clips made with depth=true and depth_weight above 0"
             )
+        batch = varied(batch, generator)
+        assert batch.depths is not None  # as before
         return surface_error(surface_of(network, batch), batch.depths)
     text = batch.draw.task == "text"
     pure = recipe.pure_noise_text if text else recipe.pure_noise

@@ -8,11 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pipeline.cameras import slopes
 from pipeline.depths import TYPICAL, Depths
 from pipeline.mini import build_mini, seeded
 from pipeline.training.batch import Batch
 from pipeline.training.network import EVERY, Network
-from pipeline.training.objective import depths_off, loss, surface_error
+from pipeline.training.objective import depths_off, loss, surface_error, varied
 from pipeline.training.recipe import Recipe
 from pipeline.training.samples import Draw
 from pipeline.training.trainer import Trainer
@@ -117,6 +118,35 @@ def shades(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Pictures whose brightness says how far away they are, and that."""
     away = 1 + 6 * torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(seed)).expand(4, 8, 16, 16)
     return away, (away.log() - TYPICAL)[:, None].expand(4, 3, 8, 16, 16).contiguous()
+
+
+def test_rooms_are_varied_by_a_mirror_and_by_other_colours_and_are_rooms():
+    rows, frames, size = 60, 2, (4, 6)
+    random = torch.Generator().manual_seed(0)
+    lens = torch.tensor([0.9, 1.1, 0.4, 0.6]).expand(rows, frames, 4)
+    given = batch(
+        1 + torch.rand(rows, frames, *size, generator=random), torch.rand(rows, 3, frames, *size, generator=random)
+    )
+    given.view["target_intrinsics"] = lens
+    found = varied(given, random)
+
+    def points(of: Batch) -> torch.Tensor:
+        """Where what its pixels show is, (B, 3, T, H, W)."""
+        across, down = slopes(of.view["target_intrinsics"], size, (1, 1), size)
+        return torch.stack([across * of.depths, down * of.depths, of.depths], dim=1)
+
+    there = torch.tensor([-1.0, 1.0, 1.0]).view(3, 1, 1, 1)
+    kinds = []
+    for row in range(rows):
+        mirrored = not torch.equal(found.depths[row], given.depths[row])
+        where, colours = points(given)[row], given.clean[row]
+        if mirrored:
+            where, colours = (where * there).flip(-1), colours.flip(-1)
+        assert torch.allclose(points(found)[row], where, atol=1e-6)
+        coloured = not torch.equal(found.clean[row], colours)
+        assert torch.equal(found.clean[row].sort(dim=0).values, colours.sort(dim=0).values)
+        kinds.append((mirrored, coloured))
+    assert {kinds.count(each) > 5 for each in ((False, False), (False, True), (True, False), (True, True))} == {True}
 
 
 def test_tuned_alone_it_learns_and_the_transformer_is_neither_asked_nor_moved(monkeypatch):
