@@ -66,8 +66,11 @@ def train(job: TrainJob) -> int:
             f"{multiple} pixels and, of so many frames, {model.spec.frames_for(config.frames)}; set height, width and "
             "frames"
         )
-    if config.tune == "depths" and "depth" not in data.channels:
-        raise UsageError(f"{job.data}: has no depths to learn from, expected clips made with depth=true")
+    if config.tune == "depths" and ("depth" not in data.channels or not recipe.depth_weight):
+        raise UsageError(
+            f"{job.data}: tune=depths has no depths to learn from, expected clips made with depth=true and "
+            "depth_weight above 0"
+        )
     if config.sharding == "full":
         if job.recipe.optimizer != "adamw":
             raise UsageError("sharding is full and optimizer muon, which takes whole matrices: set optimizer=adamw")
@@ -163,6 +166,10 @@ def _describe(job: TrainJob, setup: Any, spec: Any, clips: int) -> None:
     time, scale = spec.compression
     latent = 1 + (setup.frames - 1) // time, setup.height // scale, setup.width // scale
     spread = processes if setup.sharding == "full" else 1
+    if setup.tune == "depths" and network.depths is None:
+        raise UsageError(
+            f"{setup.model}: says no depths that tune=depths could train, expected a model with depth_widths"
+        )
     found = estimate(network, recipe, latent, takes_part(setup.tune), setup.gradient_checkpointing, spread)
     beside = sum(
         file.stat().st_size

@@ -6,9 +6,10 @@ memories show them. The network says how likely each candidate is, the noisy tar
 result is their mean. What is remembered comes back as it was, for the price of a lookup.
 
 A memory is looked at in the frames that show most, whenever they were, the source in those of the same moment. In use
-a pixel is looked up in a source of another camera where its ray meets what that shows (`surface`). Where target and
-source share their rays, the source shows all there is, and when. What a memory of another moment shows there may have
-moved on since: in use it is a candidate as far as the source looked then as it looks now.
+a pixel is looked up in a source of another camera where its ray meets what that shows, if it is known how far away that
+is (`surface`). Where target and source share their rays, the source shows all there is, and when. What a memory of
+another moment shows there may have moved on since: in use it is a candidate as far as the source looked then as it
+looks now.
 
 Letters in shapes as in `lookup`, and V videos, N tokens of the target, D width of the model. For models that predict
 the clean sample and know rays.

@@ -44,12 +44,19 @@ class Depths(nn.Module):
     @property
     def operations(self) -> float:
         """Two per multiply-add, for one picture, about: convolutions alone, in pictures of `area`."""
-        levels = [[self.enter, self.leave, *self.down[:1]]] + [[each] for each in self.down[1:]]
-        levels[-1].append(self.bottom)
-        for level, each in zip(reversed(levels[:-1]), self.up, strict=True):
-            level.append(each)
-        sizes = [sum(each.numel() for part in level for each in part.parameters()) for level in levels]
-        return sum(2 * size * self.area / 4**depth for depth, size in enumerate(sizes))
+        return sum(2 * size * pixels for part, pixels in self._parts() for size in map(torch.numel, part.parameters()))
+
+    @property
+    def kept(self) -> float:
+        """Numbers that a training keeps of one picture for the way back, about: what norms, activations and
+        convolutions of levels are given."""
+        return sum(3 * part.channels * pixels for part, pixels in self._parts() if isinstance(part, Level))
+
+    def _parts(self) -> list[tuple[nn.Module, float]]:
+        """Those with convolutions, each with how many pixels it sees of a picture."""
+        parts = [(0, self.enter), *enumerate(self.down), (len(self.up), self.bottom)]
+        parts += [*zip(reversed(range(len(self.up))), self.up, strict=True), (0, self.leave)]
+        return [(part, self.area / 4**depth) for depth, part in parts]
 
     @torch.no_grad()
     def initialise(self) -> None:
@@ -86,17 +93,21 @@ class Depths(nn.Module):
 
 
 class Level(nn.Module):
-    """Two convolutions beside a shortcut (He et al., 2016)."""
+    """Two convolutions beside a shortcut (He et al., 2016). channels: of what they are given."""
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.GroupNorm(GROUPS, before), nn.GroupNorm(GROUPS, after)
-        self.conv1, self.conv2 = (nn.Conv2d(each, after, 3, padding=1) for each in (before, after))
+        self.channels = before + after
+        # Not norm1 and norm2, which a loaded transformer keeps in float32: they are in its dtype as all else here is.
+        self.norms = nn.ModuleList(nn.GroupNorm(GROUPS, each) for each in (before, after))
+        self.convolutions = nn.ModuleList(nn.Conv2d(each, after, 3, padding=1) for each in (before, after))
         self.shortcut = nn.Conv2d(before, after, 1) if before != after else nn.Identity()
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """(F, channels, rows, columns)."""
-        found = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(states))))))
+        found = states
+        for norm, convolution in zip(self.norms, self.convolutions, strict=True):
+            found = convolution(F.silu(norm(found)))
         shortcut: torch.Tensor = self.shortcut(states)
         return shortcut + found
 

@@ -2,8 +2,9 @@
 
 What tokens say of the target's depths is a blurred picture: a thing that is looked up along it comes out torn. But how
 the source looks is known to the pixel. So in use a network of its own says how far away is what the source shows (see
-`depths`), and a pixel of the target is looked up where its ray first goes behind that surface, but not where it does so
-behind the edge of a thing: what is there the source does not show, nor what goes behind it nowhere.
+`depths`), and a pixel of the target is looked up where its ray first goes behind that surface, but not where it has
+passed behind the edge of a thing: what is there the source does not show. What goes behind it nowhere is not shown
+either.
 
 Letters in shapes as in `lookup`.
 """
@@ -20,7 +21,7 @@ from .lookup import CELL, Paths, away, look_at, project
 
 NEAREST, FARTHEST = 0.4, 60.0  # metres along the optical axis: between them a ray is followed
 PLACES = 32  # on it, each as many times as far away as the one before
-THICK = 0.3  # log metres: a ray that is farther behind the surface than this has passed behind a thing
+THICK = 0.3  # log metres: a ray that comes to be farther behind the surface in one place has passed behind a thing
 HALVINGS = 4  # of what lies between the two that the surface is between
 
 
@@ -40,27 +41,30 @@ def meet(paths: Paths, surfaces: torch.Tensor, frames: torch.Tensor) -> Met:
     """The target's rays, of pixels and not of cells, with what the source shows in the frame that each is looked up in:
     its surface (BT, H', W') and its picture, `fine` (BT, C, 2 H' - 1, 2 W' - 1)."""
 
-    def behind(log_depths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """How far points (BT, 1, H, W) of the rays lie behind the surface, log metres, and which in the picture."""
+    def behind(log_depths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of points (BT, 1, H, W) of the rays how far they lie behind the surface and how far away, log metres, as the
+        source sees it, and which lie in its picture."""
         depths = log_depths.exp()
         where, inside = project(paths, depths)
         there = F.grid_sample(
             surfaces[:, None], where[:, :, 0].movedim(1, -1), "nearest", padding_mode="border", align_corners=False
         )
-        return away(paths, depths).clamp(min=NEAREST / 4).log() - there, inside
+        reached = away(paths, depths).clamp(min=NEAREST / 4).log()
+        return reached - there, reached, inside
 
     first, last = math.log(NEAREST), math.log(FARTHEST)
     step = (last - first) / (PLACES - 1)
     near = torch.full_like(paths.rays.flatten(0, 1)[:, :1], last)
     met = torch.zeros_like(near, dtype=torch.bool)
-    before, inside = torch.ones_like(met), met
+    before, inside, passed = torch.ones_like(met), met, near
     for place in range(PLACES):
         log_depths = torch.full_like(near, first + place * step)
-        deep, inside = behind(log_depths)
+        deep, reached, inside = behind(log_depths)
         hidden = deep > 0
-        crossed = ~before & hidden & inside & ~met & (deep < THICK)
+        # Before a target that stands behind the source one place may be far from the next: so deep it may get anyway.
+        crossed = ~before & hidden & inside & ~met & (deep < (reached - passed).clamp(min=THICK))
         near, met = torch.where(crossed, log_depths - step, near), met | crossed
-        before = hidden
+        before, passed = hidden, reached
     met = met | (inside & ~before)  # it ends in the sky
     far = torch.where(near < last, near + step, near)
     for _ in range(HALVINGS):

@@ -293,7 +293,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         toward: for guidance, the output (raw will do) of a pass with other words, and a scale. What this pass says goes
             that far on the way from itself to the other, and copying comes after that.
         attention, merge: None for the model's own. With cached attention, source and memories may have fewer rows
-            than the target, B = n * theirs, n targets for each one after another.
+            than the target, B = n * theirs, n targets for each one after another. If one row's camera is its source's,
+            all look their sources up along their rays, as if no depths were known.
         Returns a `MemoryTransformerOutput`, its sample of the target's shape (channels: out_channels), or the sample in
         a tuple. Raises ValueError, saying expected and got.
         """

@@ -238,6 +238,7 @@ def _validation(stage: Stage, pool: Any, count: int) -> list[Any]:
         lambda windows, length: there.latents(placed(windows, length), length),
         count,
         tokenizers=stage.tokenizers,
+        depths=lambda windows, length: there.depths(placed(windows, length), length),
     )
 
 

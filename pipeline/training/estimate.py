@@ -56,15 +56,19 @@ def estimate(
     moved = {name: size for name, size in sizes.items() if trainable is None or trainable(name)}
     trained = sum(moved.values())
     depths = [name for name in moved if name.startswith(DEPTHS)]
-    looked = targets * math.ceil(latent[0] / EVERY) * transformer.depths.operations if depths else 0.0
-    if depths and len(depths) == len(moved):
-        linear = attention = 0.0
     # Kept per token and block for the way back: about a dozen vectors of the model's width and three of the ffn's.
     width = dim if checkpointing else 12 * dim + 3 * config.ffn_dim
     kept = 4 * width * len(transformer.blocks) * (targets * window + recipe.batch * conditioning)
     # Copying along rays keeps four pictures per candidate: it, its error, its share and their product.
     candidates = config.copied_videos * config.copied_points + 1 if config.copied_videos else 0
     kept += 4 * targets * latent[0] * latent[1] * latent[2] * candidates * 4 * config.out_channels
+    looked = 0.0
+    if depths:
+        pictures = targets * math.ceil(latent[0] / EVERY)
+        looked = pictures * transformer.depths.operations
+        if len(depths) == len(moved):  # nothing else is asked
+            linear = attention = kept = 0.0
+        kept += 4 * pictures * transformer.depths.kept
     # weights; of the trained ones gradients, their averages and at most two moments
     memory_bytes = (4 * parameters + 4 * 4 * trained) / processes + kept
     return Estimate(

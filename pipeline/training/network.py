@@ -18,7 +18,7 @@ EVERY = 4  # frames of a target: how far away things are is asked of one of so m
 class Prediction(NamedTuple):
     """sample: what the transformer says of the noisy target, like it, float32. Of a model that copies along rays also
     own, like the sample: what it makes up itself, and log_depths (B M, T, P, h, w). surface (B M, F, H, W): what
-    `Depths` says of the target without noise in one of EVERY frames."""
+    `pipeline.depths` says of the target without noise in one of EVERY frames."""
 
     sample: torch.Tensor
     own: torch.Tensor | None = None

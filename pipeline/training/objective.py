@@ -81,8 +81,8 @@ def surface_error(log_depths: torch.Tensor, depths: torch.Tensor) -> torch.Tenso
 
 
 def varied(batch: Batch, generator: torch.Generator) -> Batch:
-    """Half of the rows in a mirror, and half with their colours changed round: where it is only asked how far away
-    things are, as many more rooms. Source and memories stay, which are not asked then."""
+    """Half of the rows in a mirror, and half with their colours (the channels of pixels) changed round: where it is
+    only asked how far away things are, as many more rooms. Source and memories stay, which are not asked then."""
     clean, depths = batch.clean, batch.depths
     lens = batch.view["target_intrinsics"]
     assert depths is not None and lens is not None  # see `loss`

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from .batch import Batch, Depths, Encode, collate
-from .network import surface_of
+from .network import EVERY, surface_of
 from .objective import corrupted, depths_off, weighted_error
 from .recipe import Recipe
 from .samples import TASKS, Corpus
@@ -49,8 +49,8 @@ def validate(trainer: Trainer, batches: Sequence[Batch], std: float) -> dict[str
     """Mean error of the clean latent's prediction, and PSNR in dB of pictures by task and level.
 
     std: grey levels (of 1) per unit of the latent. Keys: `validation_loss`; `psnr_<task>_<level>`;
-    `memory_gain_<task>`: dB at level 1 with memories over without; `depths_off`: the mean of what is said of them, in
-    log metres, where that is trained.
+    `memory_gain_<task>`: dB at level 1 with memories over without; `depths_off`: by how much what is said of them is
+    off in the mean over all that are known, in log metres, where that is trained; this alone where nothing else is.
     """
     errors: dict[str, list[float]] = {}
     alone: dict[str, list[float]] = {}  # the same batches at level 1 without their memories
@@ -59,8 +59,11 @@ def validate(trainer: Trainer, batches: Sequence[Batch], std: float) -> dict[str
     with trainer.averaged():
         for index, stored in enumerate(batches):
             batch = stored.to(device)
-            if trainer.surface and batch.depths is not None:
-                off.append(float(depths_off(surface_of(trainer.network, batch), batch.depths).abs().mean()))
+            if trainer.surface and batch.depths is not None and (known := ~batch.depths[:, ::EVERY].isnan()).any():
+                wrong = depths_off(surface_of(trainer.network, batch), batch.depths)
+                off.append(float(wrong.abs().sum() / known.sum()))
+            if trainer.alone:  # nothing else changes
+                continue
             noise = torch.randn(batch.clean.shape, generator=torch.Generator().manual_seed(SEED + index)).to(device)
             for level in LEVELS:
                 error = _error(trainer, batch, noise, level)
@@ -69,7 +72,7 @@ def validate(trainer: Trainer, batches: Sequence[Batch], std: float) -> dict[str
                 bare = replace(batch, memories=(), draw=replace(batch.draw, merge_share=None))
                 alone.setdefault(batch.draw.task, []).append(_error(trainer, bare, noise, 1.0))
     means = {name: fmean(values) for name, values in errors.items()}
-    result = {"validation_loss": fmean(means.values())}
+    result = {"validation_loss": fmean(means.values())} if means else {}
     for name, error in means.items():
         result[f"psnr_{name}"] = -10 * math.log10(max(error * std**2, 1e-10))
     for task, values in alone.items():

@@ -18,6 +18,7 @@ from pipeline.training.recipe import Recipe
 from pipeline.training.samples import Draw
 from pipeline.training.trainer import Trainer
 from pipeline.training.tuning import takes_part
+from pipeline.training.validation import validate
 
 LENS = torch.tensor([1.0, 1.0, 0.5, 0.5])
 
@@ -180,6 +181,31 @@ def test_trained_with_the_rest_every_part_learns_and_without_depths_there_is_not
         trainer.pipe.transformer.depths.leave.weight.normal_()  # behind zeros nothing learns in the first step
     depths = {name for name in trainer.parameters if name.startswith("transformer.depths.")}
     assert learned(batch(away, clean)) > depths and not learned(batch(None, clean)) & depths
+
+
+def test_validation_says_by_how_much_depths_are_off_where_anybody_knows():
+    trainer = small_trainer("depths")
+    away, clean = torch.full((4, 8, 16, 16), math.exp(TYPICAL + 1)), shades(0)[1]
+    half, nothing = away.clone(), torch.full_like(away, math.nan)
+    half[..., 8:] = math.nan
+    for given in ([away], [half], [away, half, nothing]):
+        found = validate(trainer, [batch(each, clean) for each in given], 0.27)
+        assert found["depths_off"] == pytest.approx(1.0, abs=1e-5)
+    assert "depths_off" not in validate(trainer, [batch(nothing, clean)], 0.27)
+
+
+@pytest.mark.parametrize("widths", [(8, 16), (24, 48, 96)])
+def test_what_is_kept_for_the_way_back_is_about_as_much_as_said(widths):
+    made, kept = network(*widths).train(), {}
+
+    def keep(value: torch.Tensor) -> torch.Tensor:
+        if value.ndim == 4 and value.shape[2] > 3:  # no weights
+            kept[value.data_ptr()] = (value, value.numel())
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        made(torch.randn(2, 3, 3, 16, 16), LENS.expand(2, 3, 4))
+    assert 0.7 < 6 * made.kept / sum(size for _, size in kept.values()) < 1.3
 
 
 def test_clips_without_depths_are_refused_where_nothing_else_is_learned():

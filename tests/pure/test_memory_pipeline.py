@@ -340,6 +340,8 @@ def test_a_model_in_half_precision_still_samples_in_float32(tmp_path, pipe):
     pipe.save_pretrained(tmp_path)
     half = quiet(MemoryV2VPipeline.from_pretrained(tmp_path, torch_dtype=torch.bfloat16))
     assert half.transformer.dtype == torch.bfloat16
+    # On a GPU a norm takes only what has the dtype of its weights.
+    assert {each.dtype for each in half.transformer.depths.parameters()} == {torch.bfloat16}
     latents = edit(half)
     assert latents.dtype == torch.float32 and (latents - edit(pipe)).abs().mean() < 0.05
     assert np.array_equal(half.decode(half.encode(frames())), frames())

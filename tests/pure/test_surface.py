@@ -11,7 +11,7 @@ import torch
 from pipeline import transformer
 from pipeline.conditioning import ConditioningVideo
 from pipeline.copying import Sight, sights
-from pipeline.mini import build_mini
+from pipeline.mini import build_mini, seeded
 from pipeline.scenes import random_scene, render
 from pipeline.surface import FARTHEST, THICK, Met
 from pipeline.trajectory import default_intrinsics, preset
@@ -76,6 +76,16 @@ def test_what_passes_behind_the_edge_of_a_thing_is_not_shown_but_a_little_behind
     columns = found(2 * THICK)
     assert not columns[hidden].any() and columns[beside].all() and columns[: math.ceil(20 - shift(2.0)) + 1].all()
     assert found(THICK / 3)[: math.floor(SIZE - shift(2 * math.exp(THICK / 3)))].all()
+
+
+@pytest.mark.parametrize("back", [0.5, 1.0, 2.0, 3.0])
+def test_a_wall_is_met_however_near_it_is_when_the_camera_draws_back_from_it(back):
+    target, source = video(camera(0.0, 0.0, -back)), video(camera(0.0, 0.0, 0.0))
+    for metres in torch.linspace(0.5, 2.5, 40).tolist():
+        found = met(target, at(source, metres))
+        place = ((torch.arange(SIZE) + 0.5) / SIZE - 0.5) * (metres + back) / metres
+        inside = place.abs() < 0.5 - 1 / SIZE
+        assert found.meets[..., inside[:, None] & inside].all(), metres
 
 
 def test_with_the_true_depths_another_view_of_a_scene_is_what_the_target_shows():
@@ -180,6 +190,9 @@ def test_places_are_not_rounded_where_matrix_products_are():
 def small_mini(**transformer):
     small = {"num_layers": 1, "ffn_dim": 32, "num_attention_heads": 2, "depth_widths": (8, 16)}
     pipe = build_mini(transformer=small | transformer, num_inference_steps=2, shift=1.0)
+    if (depths := pipe.transformer.depths) is not None:  # an untrained one says the same of everything
+        with seeded(0):
+            torch.nn.init.normal_(depths.leave.weight, std=0.1)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

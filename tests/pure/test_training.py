@@ -662,6 +662,9 @@ def test_the_paper_tunes_self_attention_cameras_tokenizers_and_compressors_and_w
     assert not any(part(name) for name, _ in network.named_parameters() if "ffn" in name or "attn2" in name)
     assert not any(part(name) for name, _ in network.named_parameters() if name.startswith("text_encoder"))
     assert all(takes_part("all")(name) for name, _ in network.named_parameters())
+    depths = [name for name, _ in network.named_parameters() if name.startswith("transformer.depths.")]
+    assert depths and all(takes_part("depths")(name) for name in depths)
+    assert not any(takes_part(tune)(name) for name in depths for tune in ("paper", "words", "empty", "lora"))
 
 
 def test_who_learns_words_alone_edits_without_them_as_before_to_the_bit():

@@ -11,8 +11,11 @@ from safetensors.torch import load_file
 
 from actors.training import MODEL, train
 from actors.training_data import WindowDepths, Windows
+from jobs.main import main
+from pipeline.mini import build_mini
 from pipeline.training.samples import Window
 from storage.clips import ClipDataset
+from tests.tiny import TINY_PIPELINE, TINY_TEXT, TINY_TRANSFORMER
 from tests.training import logged, render_scenes, setup
 
 
@@ -59,6 +62,21 @@ def test_tuned_alone_depths_learn_what_the_clips_say_and_the_rest_stays_as_it_wa
     before, after = (load_file(Path(each) / name) for each in (tiny_model, tmp_path / "out" / MODEL))
     moved = {key for key, value in before.items() if not torch.equal(value, after[key])}
     assert moved and all(key.startswith("depths.") for key in moved) and before.keys() == after.keys()
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_where_depths_are_to_be_tuned_alone_both_data_and_model_must_have_them(
+    deep_scenes: str, tiny_model: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], dry: list[str]
+) -> None:
+    def command(model: str, *words: str) -> str:
+        asked = ["train", "--data", deep_scenes, "--out", str(tmp_path / "out"), "--model", model, "tune=depths"]
+        assert main([*asked, *words, *dry]) == 2
+        return capfd.readouterr().err
+
+    assert "expected clips made with depth=true and depth_weight above 0" in command(tiny_model, "depth_weight=0")
+    none = build_mini(transformer={**TINY_TRANSFORMER, "depth_widths": ()}, text=TINY_TEXT, **TINY_PIPELINE)
+    none.save_pretrained(tmp_path / "none")
+    assert "says no depths that tune=depths could train" in command(str(tmp_path / "none"))
 
 
 def test_the_same_data_without_depth_trains_as_well(tiny_scenes: str, tiny_model: str, tmp_path: Path) -> None:
