@@ -13,6 +13,8 @@ from pathlib import Path
 
 # Before torch is imported: tests run beside each other's workers, and a second thread only takes turns with them.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Ray's processes would give way to those of other tests, and take minutes for seconds on a busy machine.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
 # Tests must not depend on what lies in the user's cache, nor leave anything there.
 _cache = tempfile.TemporaryDirectory(prefix="memory-v2v-cache-")
 os.environ["XDG_CACHE_HOME"] = _cache.name
