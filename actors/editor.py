@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
-# What is imported stays: to look through it again and again took a sixth of an editor's start.
-gc.disable()
-
 import socket
 import time
 from collections import OrderedDict
@@ -24,8 +19,6 @@ from pipeline.retrieval import Choice, select
 from storage.fingerprint import check_folder
 from storage.memory import Memory
 from storage.video import Reader, check_unchanged
-
-gc.enable()
 
 # Encoded segments kept: with `input: source` every turn edits the same ones, and the scheduler tends to send a source
 # back to the editor that has them.
