@@ -7,6 +7,9 @@ PYTHON ?= python3
 SIZE ?= cpu
 BIN := .venv/bin
 
+# Python keeps what it has compiled, or every one of many processes would compile it anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: install demo test lint bench check-docs train-mini train-mini-cpu train-mini-gpu clean
 
 install: .venv/installed
@@ -16,7 +19,6 @@ install: .venv/installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python {sys.version.split()[0]} found, 3.11 or newer needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
-	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true  # pip would compile on one core; files of other Pythons fail
 	@touch $@
 
 demo: install

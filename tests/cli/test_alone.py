@@ -85,8 +85,8 @@ def test_a_training_by_the_clock_goes_on_past_the_steps_of_its_file(
     here("--out", str(tmp_path), *TINY, *SHORT, "steps=3", "validation_batches=0")
     monkeypatch.setattr(alone, "time", SimpleNamespace(monotonic=map(float, count()).__next__))  # a second a look
     monkeypatch.setattr(alone, "REPLANNED", 2)
-    here("--out", str(tmp_path), *TINY, *SHORT, "steps=3", "validation_batches=0", "--minutes", "0.5")
-    assert trained(tmp_path) > 6, "it has half a minute, not three steps"
+    here("--out", str(tmp_path), *TINY, *SHORT, "steps=3", "validation_batches=0", "--minutes", "0.25")
+    assert trained(tmp_path) > 6, "it has a quarter of a minute, not three steps"
     planned = [line["steps"] for line in logged(tmp_path) if "steps" in line]
     assert len(planned) > 1 and all(steps > 3 for steps in planned)
 

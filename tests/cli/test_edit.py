@@ -20,13 +20,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from actors.outcome import Outcome
+from jobs.config import EditConfig
 from jobs.main import main
+from jobs.model import resolve
+from jobs.plan import make_plan
+from jobs.turn import parse_turn
 from pipeline.coverage import Sphere
 from pipeline.descriptor import DIMENSION
 from pipeline.pixels import load_codec
 from storage.fingerprint import folder_digest
 from storage.library import Library
 from storage.video import probe, read_frames
+from tests.by_hand import edit_by_hand, new_setup
 from tests.generated import moving_frames, write_clip
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -239,20 +244,21 @@ def test_of_a_manifest_a_fresh_start_forgets_all_and_edits_only_what_has_turns(e
     assert "plan: 1 videos" in said and "3 to do" in said, said
 
 
-def test_one_worker_and_four_and_a_fresh_start_make_the_same_latents_and_videos(edit, tmp_path, tiny_model) -> None:
-    folder = tmp_path / "corpus"
-    folder.mkdir()
-    for number, frames in enumerate((40, 20, 4, 4)):
-        write_clip(folder / f"{number}.mp4", moving_frames(frames, 48, 64, seed=number), rate=24)
-    out, made = tmp_path / "out [1]", []
-    for words in (["--workers", "1"], ["--workers", "4", "--fresh"]):
-        for old in out.glob("0-*/compare.mp4"):  # of a plan that had another second turn
-            old.with_name("turn-02-tilt_up.mp4").touch()
-        code, said = edit(folder, *TURNS[:2], *words, out=out)
-        assert code == 0 and "7 edits made" in said, said
-        made.append((latents(out, tiny_model), files(out)))
-    assert made[0] == made[1]
-    assert len(made[0][0]) == 3 + 2 + 1 + 1 and len(made[0][1]) == 4 * 2
+def test_three_workers_make_what_is_made_by_hand_and_a_fresh_start_makes_it_again(edit, tmp_path, tiny_model) -> None:
+    clips = [
+        write_clip(tmp_path / f"{number}.mp4", moving_frames(frames, 48, 64, seed=number), rate=24)
+        for number, frames in enumerate((40, 20, 4))
+    ]
+    out, library = tmp_path / "out [1]", tmp_path / "out [1]" / "library" / "default.lance"
+    chains = make_plan(clips, [parse_turn("pan_right")], EditConfig(), resolve(tiny_model)).chains
+    edit_by_hand(chains, new_setup(tiny_model, library), out)
+    by_hand = latents(out, tiny_model), files(out)
+    assert len(by_hand[0]) == 3 + 2 + 1 and len(by_hand[1]) == 3 * 2
+    [compared] = out.glob("0-*/compare.mp4")
+    compared.with_name("turn-02-tilt_up.mp4").touch()  # of a plan that had a second turn
+    code, said = edit(*clips, *TURNS[:2], "--workers", "3", "--fresh", out=out)
+    assert code == 0 and "6 edits made" in said, said
+    assert (latents(out, tiny_model), files(out)) == by_hand
 
 
 def test_one_perturbed_weight_renames_every_edit_and_the_old_library_refuses_it(edited, tmp_path, tiny_model) -> None:
@@ -279,7 +285,7 @@ def test_a_folder_with_bad_files_among_good_ones_finishes_the_good_ones(edit, cl
     write_clip(folder / "e_one_frame.mp4", moving_frames(1, 48, 64))
     write_clip(folder / "f_two_frames.mp4", moving_frames(2, 48, 64))
     (folder / "g_empty.mp4").write_bytes(b"")
-    code, said = edit(folder, "--turn", "pan_right", tmp_path / "missing.mp4")
+    code, said = edit(folder, "--turn", "pan_right", tmp_path / "missing.mp4", "--workers", "1")
     assert code == 1
     for name in ("b_text.mp4", "c_truncated.mp4", "d_copy.mp4", "g_empty.mp4", "missing.mp4"):
         lines = [line for line in said.splitlines() if line.startswith("skipped") and name in line]

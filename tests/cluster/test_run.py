@@ -24,6 +24,7 @@ from jobs.plan import make_plan
 from jobs.published import compare_video, turn_videos
 from jobs.turn import parse_turn
 from storage.publish import video_id_of
+from tests.by_hand import edit_by_hand, new_setup
 from tests.generated import moving_frames, write_clip
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -38,10 +39,7 @@ def chains(tmp_path: Path, tiny_model: str) -> list[Chain]:
 
 @pytest.fixture
 def setup(tmp_path: Path, tiny_model: str) -> Setup:
-    model = resolve(tiny_model)
-    made = Setup(model.folder, model.digest, str(tmp_path / "library.lance"), dataclasses.asdict(CONFIG))
-    made.open_library(create=True)
-    return made
+    return new_setup(tiny_model, tmp_path / "library.lance")
 
 
 def work(chains: list[Chain], out: Path) -> list[SourceWork]:
@@ -87,20 +85,21 @@ class Kill:
                 del self.left[title]
 
 
-def test_killed_editors_librarians_and_publishers_change_nothing_in_the_result(chains, setup, tmp_path) -> None:
+def test_killed_editors_librarians_and_publishers_change_nothing_in_the_result(
+    chains, setup, tmp_path, tiny_model
+) -> None:
     two = Places(workers=2, num_cpus=0.5, num_gpus=0)
-    undisturbed = Run(work(chains, tmp_path / "out"), Scheduler(), setup, two)()
-    assert not undisturbed.failed and not undisturbed.unpublished and undisturbed.edits == 12
-    again = dataclasses.replace(setup, library=str(tmp_path / "again.lance"))
-    again.open_library(create=True)
     kill = Kill({"ray::Editor": 2, "ray::Librarian": 4, "ray::Publisher": 6})
-    outcome = Run(work(chains, tmp_path / "again"), Scheduler(), again, two, progress=kill)()
+    outcome = Run(work(chains, tmp_path / "out"), Scheduler(), setup, two, progress=kill)()
     assert not kill.left, f"none of {list(kill.left)} was found to kill"
     assert not outcome.failed and not outcome.stopped and not outcome.unpublished, outcome
-    assert latents(again) == latents(setup)
-    for source in work(chains, tmp_path / "again"):
+    assert outcome.edits == 12
+    alone = new_setup(tiny_model, tmp_path / "alone.lance")
+    edit_by_hand(chains, alone, tmp_path / "alone")
+    assert latents(setup) == latents(alone)
+    for source in work(chains, tmp_path / "out"):
         for video in source.videos:
-            same = video.url.replace(str(tmp_path / "again"), str(tmp_path / "out"))
+            same = video.url.replace(str(tmp_path / "out"), str(tmp_path / "alone"))
             assert Path(video.url).read_bytes() == Path(same).read_bytes()
     assert ray.cluster_resources()["CPU"] == pytest.approx(ray.available_resources().get("CPU", 0), abs=1.1)
 

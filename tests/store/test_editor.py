@@ -24,6 +24,7 @@ from storage.library import LibraryError
 from storage.memory import Memory
 from storage.publish import video_id_of
 from storage.video import VideoError, probe, read_frames
+from tests.by_hand import new_setup
 from tests.generated import moving_frames, write_clip
 
 CONFIG = EditConfig(text_memories="all_turns")
@@ -38,10 +39,7 @@ def chain(tmp_path: Path, tiny_model: str) -> Chain:
 
 @pytest.fixture
 def setup(tmp_path: Path, tiny_model: str) -> Setup:
-    model = resolve(tiny_model)
-    made = Setup(model.folder, model.digest, str(tmp_path / "library.lance"), dataclasses.asdict(CONFIG))
-    made.open_library(create=True)
-    return made
+    return new_setup(tiny_model, tmp_path / "library.lance", CONFIG)
 
 
 def make_all(chain: Chain, setup: Setup, editor: Editor | None = None) -> list[Memory]:
