@@ -19,10 +19,13 @@ COMMANDS = [(document.name, command) for document in DOCUMENTS for command in co
 
 @pytest.fixture(scope="module")
 def demonstrated(tmp_path_factory: pytest.TempPathFactory):
-    """A folder that looks as after `make demo`: the sample clip is there."""
+    """A folder that looks as after `make demo`: the sample clip is there, a small one."""
     folder = tmp_path_factory.mktemp("docs")
     (folder / "demo").mkdir()
-    demo.render(folder / "demo" / "room.mp4")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "HEIGHT", 96)
+        patch.setattr(demo, "WIDTH", 128)
+        demo.render(folder / "demo" / "room.mp4")
     (folder / "configs").symlink_to(ROOT / "configs")
     return folder
 

@@ -17,7 +17,7 @@ SMALL = {
     "text_dim": 32,
     "freq_dim": 32,
     "ffn_dim": 48,
-    "num_layers": 6,
+    "num_layers": 3,
     "merge": "merge",
 }
 
