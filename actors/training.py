@@ -113,7 +113,7 @@ def train(
         rank,
         takes_part(setup.tune),
         wrap,
-        {"words": ("text",), "depths": ()}.get(setup.tune, corpus.teaches),
+        {"words": ("text",), "depths": (), "details": ()}.get(setup.tune, corpus.teaches),
     )
     checkpoints = Checkpoints(Path(setup.out) / CHECKPOINTS)
     if processes > 1:
@@ -124,7 +124,8 @@ def train(
     windows = Windows(data, setup.height, setup.width)
     encode: Encode = Encoded(windows, load_codec(setup.model, setup.device))
     copies = pipe.transformer.copying is not None and "depth" in data.channels
-    depths = WindowDepths(windows) if copies and setup.recipe.depth_weight else None
+    asked = copies and setup.recipe.depth_weight and setup.tune != "details"
+    depths = WindowDepths(windows) if asked else None
     every = pipe.codec.temporal_compression
     if setup.latents:
         encode = _kept(setup, encode, data, [*clips, *unseen], log, trainer.step, rank, processes)

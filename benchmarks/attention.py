@@ -8,9 +8,9 @@ library of 1,000. Schemes, all on the same weights:
     paper   every ancestor through the dynamic tokenizers, joint attention, merging.
     ours    the 8 best ancestors, cached attention, merging.
 `mini` is measured on one core, in CPU seconds, so that a busy machine does not show. Steps after the first do the same
-work, so an edit is its first step and 19 times a later one. The 1.3B shape is counted (benchmarks/operations.py), and
-measured where there is a GPU. Extrapolated figures (*) are the largest measured one times the ratio of the counts.
-Last line: the figures as JSON.
+work, so an edit is its first step and 19 times a later one; what a camera turn paints in its last is left out, the same
+for all schemes. The 1.3B shape is counted (benchmarks/operations.py), and measured where there is a GPU. Extrapolated
+figures (*) are the largest measured one times the ratio of the counts. Last line: the figures as JSON.
 """
 
 from __future__ import annotations

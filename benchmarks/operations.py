@@ -58,8 +58,8 @@ class Operations:
         self.dim = config.num_attention_heads * config.attention_head_dim
 
     def edit(self, scheme: Scheme, memories: int, steps: int = 20, passes: int = 2) -> int:
-        """A whole edit from a source: one pass per step, or two with guidance, the second of which copies. Without the
-        pass before them that asks a model that copies how far away its source is."""
+        """A whole edit from a source: one pass per step, or two with guidance, the second of which copies. Without
+        what networks beside the transformer do: how far away the source is, asked once, and painting at the end."""
         first = self.one(scheme, memories, filling=True)
         later, unguided = (self.one(scheme, memories, False, text) for text in (self.text, self.unguided))
         unguided -= self._even()

@@ -134,7 +134,7 @@ class TrainConfig:
     # how the model is trained
     attention: str | None = bits(None, "cached or joint; null: the model's own")
     tune: str = bits(
-        "all", "what moves: all, paper (its choice), words (what reads them), empty (no words), depths or lora"
+        "all", "what moves: all, paper (its choice), words (what reads them), empty (no words), depths, details or lora"
     )
     lora_rank: int = bits(16, "rank of the LoRA adapters")
     precision: str = bits("float32", "what matrix products are computed in: float32 or bfloat16")
@@ -156,7 +156,7 @@ class TrainConfig:
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "attention": (None, "cached", "joint"),
     "merge": (None, "off", "merge", "discard"),
-    "tune": ("all", "paper", "words", "empty", "depths", "lora"),
+    "tune": ("all", "paper", "words", "empty", "depths", "details", "lora"),
     "precision": ("float32", "bfloat16"),
     "sharding": ("none", "full"),
     "optimizer": ("muon", "adamw"),

@@ -170,6 +170,10 @@ def _describe(job: TrainJob, setup: Any, spec: Any, clips: int) -> None:
         raise UsageError(
             f"{setup.model}: says no depths that tune=depths could train, expected a model with depth_widths"
         )
+    if setup.tune == "details" and network.details is None:
+        raise UsageError(
+            f"{setup.model}: paints no details that tune=details could train, expected a model with detail_widths"
+        )
     found = estimate(network, recipe, latent, takes_part(setup.tune), setup.gradient_checkpointing, spread)
     beside = sum(
         file.stat().st_size

@@ -29,6 +29,16 @@ class Leaders(Paths):
     frames: list[int]
 
 
+@dataclass(frozen=True, eq=False)
+class MadeUp:
+    """What is made up of a clip: share (B, 1, T, H, W) of every pixel, in 0..1; depths (BT, 1, h, w), metres along the
+    optical axis, at which it lies; and the frames that lead."""
+
+    share: torch.Tensor
+    depths: torch.Tensor
+    leaders: Leaders
+
+
 def leading(target: ConditioningVideo) -> Leaders:
     """The frames that lead."""
     with torch.autocast(target.latent.device.type, enabled=False):

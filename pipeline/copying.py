@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .agreement import Leaders, settled
+from .agreement import Leaders, MadeUp, settled
 from .conditioning import ConditioningVideo
 from .lookup import CELL, FARTHEST, NEAREST, Paths, fine, finer, framewise, look, paths_through, project, rays_of
 from .moments import nearest, showing
@@ -140,10 +140,11 @@ class Copying(nn.Module):
         seen: Sequence[Sight | Met | None],
         leaders: Leaders | None = None,
         outlines: Outlines | None = None,
-    ) -> torch.Tensor:
-        """The sample. own (B, C, T, H, W): what the model's own last layer makes; logits and log_depths as `said`;
-        noisy (B, C, T, H, W) in noise of sigma (B,); leaders of `leading`, where what frames make up is to agree
-        and have no seams; outlines of `outlines_of`, where the source has them."""
+    ) -> tuple[torch.Tensor, MadeUp | None]:
+        """The sample, and what of it is made up, where the source is met and frames agree. own (B, C, T, H, W): what
+        the model's own last layer makes; logits and log_depths as `said`; noisy (B, C, T, H, W) in noise of sigma (B,);
+        leaders of `leading`, where what frames make up is to agree and have no seams; outlines of `outlines_of`, where
+        the source has them."""
         with torch.autocast(own.device.type, enabled=False):
             count, frames = len(own), own.shape[2]
             met = seen[0] if seen and isinstance(seen[0], Met) else None
@@ -185,10 +186,13 @@ class Copying(nn.Module):
             for share, each in zip(shares, candidates, strict=True):
                 for point in range(share.shape[1]):
                     sample = sample + share[:, None, point] * each[:, :, point]
-            if met is not None and leaders is not None and (certain := level <= CERTAIN).any():
+            made_up = None
+            if met is not None and leaders is not None:
                 invented = shares[0] + shares[1] * ~met.meets
-                sample = sample + certain * invented * beside(made, met.shown, shares[1] * met.meets)
-            return sample.unflatten(0, (count, frames)).transpose(1, 2).to(own.dtype)
+                made_up = MadeUp(invented.unflatten(0, (count, frames)).transpose(1, 2), _middle(log_depths), leaders)
+                if (certain := level <= CERTAIN).any():
+                    sample = sample + certain * invented * beside(made, met.shown, shares[1] * met.meets)
+            return sample.unflatten(0, (count, frames)).transpose(1, 2).to(own.dtype), made_up
 
     def _made(
         self,
@@ -211,14 +215,18 @@ class Copying(nn.Module):
             if (decided := level <= DECIDED).any():
                 smooth = torch.where(decided, even(smooth), smooth)
             made = torch.where(shared, made, smooth)
-        depths = log_depths.flatten(0, 1).mean(dim=1, keepdim=True).exp().clamp(NEAREST, FARTHEST)
-        return framewise(settled(made.unflatten(0, sizes).transpose(1, 2), depths, leaders))
+        return framewise(settled(made.unflatten(0, sizes).transpose(1, 2), _middle(log_depths), leaders))
 
     def _evidence(self, noisy: torch.Tensor, candidate: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         """(BT, J, h, w): log-likelihood of the noisy target, (1 - sigma) x + sigma noise, if x were the candidate."""
         weight, spread = self.evidence.exp().unbind()
         error = _over_cells(torch.addcmul(noisy[:, :, None], level[:, None] - 1, candidate))
         return -weight * error / (2 * (level**2 + ((1 - level) * spread) ** 2))
+
+
+def _middle(log_depths: torch.Tensor) -> torch.Tensor:
+    """(B, T, P, h, w), log metres, to (BT, 1, h, w), metres, of all points of a ray."""
+    return log_depths.flatten(0, 1).mean(dim=1, keepdim=True).exp().clamp(NEAREST, FARTHEST)
 
 
 def _over_cells(errors: torch.Tensor) -> torch.Tensor:

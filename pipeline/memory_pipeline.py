@@ -289,6 +289,7 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
                     break
                 noisy = (latents.to(dtype), t.expand(1))
                 guided = negative_prompt_embeds is not None and self._guidance_scale > 1
+                conditioning |= {"paint": step + 1 == len(timesteps), "generator": generator}
                 output: Any = self.transformer(*noisy, prompt_embeds, raw=guided, **conditioning)
                 if guided:
                     toward = (output, self._guidance_scale)

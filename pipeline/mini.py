@@ -43,8 +43,20 @@ TRANSFORMER: dict[str, Any] = {
 }
 # By what it is trained on: two cores in an afternoon, or a GPU in half an hour.
 SIZES: dict[str, dict[str, Any]] = {
-    "cpu": {"num_attention_heads": 6, "num_layers": 6, "ffn_dim": 768, "depth_widths": (16, 32, 64, 96)},
-    "gpu": {"num_attention_heads": 8, "num_layers": 8, "ffn_dim": 1024, "depth_widths": (24, 48, 96, 192)},
+    "cpu": {
+        "num_attention_heads": 6,
+        "num_layers": 6,
+        "ffn_dim": 768,
+        "depth_widths": (16, 32, 64, 96),
+        "detail_widths": (16, 32, 64, 96),
+    },
+    "gpu": {
+        "num_attention_heads": 8,
+        "num_layers": 8,
+        "ffn_dim": 1024,
+        "depth_widths": (24, 48, 96, 192),
+        "detail_widths": (24, 48, 96, 160),
+    },
 }
 AREA = 48 * 48
 TEXT: dict[str, Any] = {"width": 128, "layers": 3, "empty_prompt": True}

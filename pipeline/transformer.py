@@ -31,6 +31,7 @@ from .cameras import over_token_frames, plucker, token_rays
 from .conditioning import CHOICES, ConditioningVideo, check, choice
 from .copying import Copying, Sight, sights
 from .depths import Depths
+from .details import Details, painted
 from .memory_cache import Keys, MemoryCache, once
 from .merging import Compressor, fraction
 from .outlines import Outlines, outlines_of
@@ -47,6 +48,7 @@ NEW = (
     "compressor.",
     "copying.",
     "depths.",
+    "details.",
     ".cam_encoder.",
     ".projector.",
 )
@@ -97,9 +99,11 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         depth_widths: of a model that copies, of the network that says how far away what the source shows is (see
             `depths`): in use it is looked up where the target's rays meet that; () for one without. depth_area: pixels
             that it looks at.
+        detail_widths: of a model with depth_widths, of the network that paints what is made up where the camera moves
+            on from a source (see `details`); () for one without. Untrained it knows no colours.
     New parameters: `tokenizers.<t>x<h>x<w>` (one per distinct kernel); `role_embedding` and `camera_embedding`, zero at
     first so that a base model is unchanged by them, or the blocks' `cam_encoder` and `projector`; `compressor`;
-    `copying`; `depths`.
+    `copying`; `depths`; `details`.
     """
 
     _no_split_modules = ["MemoryWanTransformerBlock"]
@@ -111,6 +115,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         "cam_encoder",
         "copying",
         "depths",
+        "details",
     ]
     _cp_plan = None  # the base's plan splits one sequence evenly; ours has two parts
 
@@ -151,6 +156,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         copied_points: int = 3,
         depth_widths: Sequence[int] = (),
         depth_area: int = 48 * 48,
+        detail_widths: Sequence[int] = (),
     ) -> None:
         super().__init__(
             patch_size=patch_size,
@@ -201,6 +207,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             self.copying = Copying(dim, patch_size, copied_videos, copied_points)
         looks = copied_videos and depth_widths
         self.depths = Depths(self.latent_channels, depth_widths, depth_area) if looks else None
+        paints = looks and detail_widths
+        self.details = Details(self.latent_channels, detail_widths) if paints else None
         self.initialise_conditioning()
 
     @property
@@ -232,6 +240,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             self.copying.initialise()
         if self.depths is not None:
             self.depths.initialise()
+        if self.details is not None:
+            self.details.initialise()
 
     @classmethod
     def from_base(cls, base: WanTransformer3DModel, **config: Any) -> MemoryWanTransformer3DModel:
@@ -278,6 +288,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         memory_kernels: Sequence[Kernel] | None = None,
         raw: bool = False,
         toward: tuple[MemoryTransformerOutput, float] | None = None,
+        paint: bool = False,
+        generator: torch.Generator | None = None,
     ) -> MemoryTransformerOutput | tuple[torch.Tensor]:
         """One prediction for the noisy target.
 
@@ -292,6 +304,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         raw: without copying, the sample what the model makes up itself.
         toward: for guidance, the output (raw will do) of a pass with other words, and a scale. What this pass says goes
             that far on the way from itself to the other, and copying comes after that.
+        paint: as the last step of an edit, with what is made up painted (see `details`) in noise of `generator`.
         attention, merge: None for the model's own. With cached attention, source and memories may have fewer rows
             than the target, B = n * theirs, n targets for each one after another. If one row's camera is its source's,
             all look their sources up along their rays, as if no depths were known.
@@ -381,7 +394,10 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         if self.copying is not None and not raw:
             sigma = timestep / 1000
             said = (output.own, output.logits, output.log_depths)
-            output.sample = self.copying(*said, hidden_states, sigma, seen, leaders, outlines)
+            output.sample, made_up = self.copying(*said, hidden_states, sigma, seen, leaders, outlines)
+            if paint and self.details is not None and made_up is not None:
+                sample = painted(self.details, output.sample.float(), made_up, generator)
+                output.sample = sample.to(output.sample.dtype)
         return output if return_dict else (output.sample,)
 
     def compile_repeated_blocks(self, *args: Any, **kwargs: Any) -> None:

@@ -49,7 +49,7 @@ def run(layer: Copying, target: ConditioningVideo, videos, sigma=1.0, own=None, 
     with torch.no_grad():
         leaders = leading(target) if lead else None
         said = layer.said(states, target.latent.shape[2:])
-        return layer(
+        sample, _ = layer(
             own,
             *said,
             target.latent,
@@ -58,3 +58,4 @@ def run(layer: Copying, target: ConditioningVideo, videos, sigma=1.0, own=None, 
             leaders,
             outlines,
         )
+        return sample

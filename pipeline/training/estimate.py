@@ -12,7 +12,7 @@ import torch
 
 from .network import EVERY
 from .recipe import Recipe
-from .tuning import DEPTHS
+from .tuning import DEPTHS, DETAILS
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,6 @@ def estimate(
     sizes = {f"transformer.{name}": each.numel() for name, each in transformer.named_parameters()}
     moved = {name: size for name, size in sizes.items() if trainable is None or trainable(name)}
     trained = sum(moved.values())
-    depths = [name for name in moved if name.startswith(DEPTHS)]
     # Kept per token and block for the way back: about a dozen vectors of the model's width and three of the ffn's.
     width = dim if checkpointing else 12 * dim + 3 * config.ffn_dim
     kept = 4 * width * len(transformer.blocks) * (targets * window + recipe.batch * conditioning)
@@ -63,12 +62,15 @@ def estimate(
     candidates = config.copied_videos * config.copied_points + 1 if config.copied_videos else 0
     kept += 4 * targets * latent[0] * latent[1] * latent[2] * candidates * 4 * config.out_channels
     looked = 0.0
-    if depths:
-        pictures = targets * math.ceil(latent[0] / EVERY)
-        looked = pictures * transformer.depths.operations
-        if len(depths) == len(moved):  # nothing else is asked
-            linear = attention = kept = 0.0
-        kept += 4 * pictures * transformer.depths.kept
+    pictures, area = targets * math.ceil(latent[0] / EVERY), latent[1] * latent[2]
+    if moved and all(name.startswith((DEPTHS, DETAILS)) for name in moved):  # nothing else is asked
+        linear = attention = kept = 0.0
+    if any(name.startswith(DEPTHS) for name in moved):
+        looked += pictures * transformer.depths.operations(transformer.depths.area)
+        kept += 4 * pictures * transformer.depths.kept(transformer.depths.area)
+    if any(name.startswith(DETAILS) for name in moved):
+        looked += pictures * transformer.details.operations(area)
+        kept += 4 * pictures * transformer.details.kept(area)
     # weights; of the trained ones gradients, their averages and at most two moments
     memory_bytes = (4 * parameters + 4 * 4 * trained) / processes + kept
     return Estimate(

@@ -11,19 +11,22 @@ from torch import nn
 from pipeline.memory_pipeline import MemoryV2VPipeline
 
 from .batch import Batch
+from .softened import Softened
 
-EVERY = 4  # frames of a target: how far away things are is asked of one of so many, since those between look alike
+EVERY = 4  # frames of a target: of networks beside the transformer one of so many is asked, since they look alike
 
 
 class Prediction(NamedTuple):
     """sample: what the transformer says of the noisy target, like it, float32. Of a model that copies along rays also
     own, like the sample: what it makes up itself, and log_depths (B M, T, P, h, w). surface (B M, F, H, W): what
-    `pipeline.depths` says of the target without noise in one of EVERY frames."""
+    `pipeline.depths` says of the target without noise in one of EVERY frames. details: what `pipeline.details` makes of
+    pictures, like them."""
 
     sample: torch.Tensor
     own: torch.Tensor | None = None
     log_depths: torch.Tensor | None = None
     surface: torch.Tensor | None = None
+    details: torch.Tensor | None = None
 
 
 class Network(nn.Module):
@@ -50,15 +53,17 @@ class Network(nn.Module):
         sigma: torch.Tensor,
         instructions: Sequence[str | None] | None = None,
         surface: bool = False,
+        soft: Softened | None = None,
     ) -> Prediction:
         """What the transformer says of `noisy` (B M, C, T, H, W) in noise of sigma (B M,); of none at all nothing.
 
         instructions: other words than the batch's own, one per scene; None where they are not known. surface: whether
-        that is asked for, too.
+        that is asked for, too. soft: what details are asked of.
         """
         known = self._surface(batch) if surface else None
+        painted = None if soft is None else self._details(soft)
         if not len(noisy):
-            return Prediction(noisy, surface=known)
+            return Prediction(noisy, surface=known, details=painted)
         draw, config = batch.draw, self.transformer.config
         kernels = None if draw.tokenizer is None else [memory_kernels(self.pipe)[draw.tokenizer]]
         merge = None if draw.merge_share is not None or config.merge == "off" else "off"
@@ -77,7 +82,7 @@ class Network(nn.Module):
                 **batch.view,
             )
         if self.transformer.config.copied_videos:
-            return Prediction(result.sample.float(), result.own.float(), result.log_depths, known)
+            return Prediction(result.sample.float(), result.own.float(), result.log_depths, known, painted)
         return Prediction(result.sample.float())
 
     def _surface(self, batch: Batch) -> torch.Tensor:
@@ -85,15 +90,25 @@ class Network(nn.Module):
         assert self.transformer.depths is not None and intrinsics is not None  # who copies knows rays
         with torch.autocast(batch.clean.device.type, self.precision, enabled=self.precision != torch.float32):
             found: torch.Tensor = self.transformer.depths(batch.clean[:, :, ::EVERY], intrinsics[:, ::EVERY])
-        return found.float()
+        return found
+
+    def _details(self, soft: Softened) -> torch.Tensor:
+        assert self.transformer.details is not None
+        with torch.autocast(soft.noisy.device.type, self.precision, enabled=self.precision != torch.float32):
+            found: torch.Tensor = self.transformer.details(*soft)
+        return found
 
 
-def surface_of(network: Callable[..., Prediction], batch: Batch) -> torch.Tensor:
-    """Of what a `Network`, or what wraps it, says `Prediction.surface` alone: the transformer is not asked."""
+def beside(network: Callable[..., Prediction], batch: Batch, **asked: Any) -> Prediction:
+    """What the networks beside the transformer say of what a `Network`, or what wraps one, is asked: the transformer
+    itself is not."""
     nothing = batch.clean[:0]
-    found = network(batch, nothing, nothing.new_zeros(0), surface=True).surface
-    assert found is not None  # it was asked for
-    return found
+    return network(batch, nothing, nothing.new_zeros(0), **asked)
+
+
+def pictures(batch: Batch) -> torch.Tensor:
+    """(B M F, C, H, W): one of EVERY frames of the targets."""
+    return batch.clean[:, :, ::EVERY].transpose(1, 2).flatten(0, 1)
 
 
 def memory_kernels(pipe: MemoryV2VPipeline) -> list[Any]:

@@ -12,8 +12,9 @@ import torch
 from pipeline.lookup import FARTHEST, NEAREST
 
 from .batch import Batch
-from .network import EVERY, Prediction, surface_of
+from .network import EVERY, Prediction, beside, pictures
 from .recipe import Recipe
+from .softened import Softened, detail_error, softened
 
 
 def noise_levels(
@@ -81,17 +82,18 @@ def surface_error(log_depths: torch.Tensor, depths: torch.Tensor) -> torch.Tenso
 
 
 def varied(batch: Batch, generator: torch.Generator) -> Batch:
-    """Half of the rows in a mirror, and half with their colours (the channels of pixels) changed round: where it is
-    only asked how far away things are, as many more rooms. Source and memories stay, which are not asked then."""
+    """Half of the rows in a mirror, and half with their colours (the channels of pixels) changed round: where only
+    networks beside the transformer are asked, as many more rooms. Source and memories stay, which nobody looks at
+    then."""
     clean, depths = batch.clean, batch.depths
     lens = batch.view["target_intrinsics"]
-    assert depths is not None and lens is not None  # see `loss`
+    assert lens is not None  # who copies knows rays
     drawn: dict[str, Any] = {"generator": generator, "device": clean.device}
     mirrored, coloured = torch.rand(2, len(clean), 1, 1, 1, **drawn) < 0.5
     other = clean[:, torch.randperm(clean.shape[1], **drawn)]
     clean = torch.where(coloured[..., None], other, clean)
     clean = torch.where(mirrored[..., None], clean.flip(-1), clean)
-    depths = torch.where(mirrored, depths.flip(-1), depths)
+    depths = None if depths is None else torch.where(mirrored, depths.flip(-1), depths)
     across = torch.tensor([1.0, 1.0, -1.0, 1.0], device=lens.device)
     beyond = torch.tensor([0.0, 0.0, 1.0, 0.0], device=lens.device)
     lens = torch.where(mirrored[..., 0], lens * across + beyond, lens)
@@ -107,24 +109,27 @@ def loss(
     shift: float,
     sample: bool,
     surface: bool = False,
+    details: bool = False,
     alone: bool = False,
 ) -> torch.Tensor:
     """The loss of every target, (B M,). Everything random comes from `generator`, on the batch's device.
 
     network: a `Network`, or what wraps it. shift: the sampler's. sample: the network says the clean sample, else the
-    velocity. surface: it says how far away things are, which is taught, too, where the data knows; alone: nothing else
-    is.
+    velocity. surface: it says how far away things are, which is taught, too, where the data knows; details: it
+    paints these, too; alone: nothing else is taught.
     """
     clean, device = batch.clean, batch.clean.device
     surface = surface and batch.depths is not None and recipe.depth_weight > 0
     if alone:
-        if batch.depths is None:
+        if not (surface or details):
             raise ValueError(
                 "tune=depths learns from depths, expected clips made with depth=true and depth_weight above 0"
             )
         batch = varied(batch, generator)
-        assert batch.depths is not None  # as before
-        return surface_error(surface_of(network, batch), batch.depths)
+    details = details and (alone or recipe.detail_weight > 0)
+    soft = softened(pictures(batch), generator) if details else None
+    if alone:  # each counts whole
+        return _beside_error(beside(network, batch, surface=surface, soft=soft), batch, soft, 1.0, 1.0)
     text = batch.draw.task == "text"
     pure = recipe.pure_noise_text if text else recipe.pure_noise
     sigma = noise_levels(len(clean), shift, recipe.spread, pure, generator)
@@ -138,7 +143,7 @@ def loss(
         way = torch.rand(len(clean), generator=generator, device=device) * sigma
         below = torch.lerp(clean, guess, way.view(-1, 1, 1, 1, 1))
     noisy = corrupted(below, noise, sigma)
-    prediction = network(batch, noisy, sigma, instructions, surface)
+    prediction = network(batch, noisy, sigma, instructions, surface=surface, soft=soft)
     # From what lies under the noise to the noise, and the way from the truth to it made up for until sigma is 0.
     wanted = clean if sample else noise - below + (below - clean) / sigma.view(-1, 1, 1, 1, 1)
     changed = batch.changed if recipe.changed_weight != 1 else None
@@ -149,8 +154,21 @@ def loss(
         error = error + recipe.own_weight * weighted_error(prediction.own, wanted, changed, recipe.changed_weight)
     if batch.depths is not None and prediction.log_depths is not None:
         error = error + recipe.depth_weight * depth_error(prediction.log_depths, batch.depths)
-    if batch.depths is not None and prediction.surface is not None:
-        error = error + recipe.depth_weight * surface_error(prediction.surface, batch.depths)
+    return error + _beside_error(prediction, batch, soft, recipe.depth_weight, recipe.detail_weight)
+
+
+def _beside_error(
+    prediction: Prediction, batch: Batch, soft: Softened | None, depth_weight: float, detail_weight: float
+) -> torch.Tensor:
+    """(B M,): of the networks beside the transformer that were asked."""
+    error = batch.clean.new_zeros(len(batch.clean))
+    if prediction.surface is not None:
+        assert batch.depths is not None  # see `loss`
+        error = error + depth_weight * surface_error(prediction.surface, batch.depths)
+    if prediction.details is not None:
+        assert soft is not None  # as before
+        off = detail_error(prediction.details, pictures(batch), soft)
+        error = error + detail_weight * off.unflatten(0, (len(batch.clean), -1)).mean(dim=1)
     return error
 
 

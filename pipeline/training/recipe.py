@@ -13,7 +13,7 @@ def choice(default: Any, help: str) -> Any:
 # Numbers with a fraction that may be more than 1; all others are shares and decays.
 _UNBOUNDED = {
     "learning_rate", "adam_learning_rate", "weight_decay", "clip", "shift", "spread", "memory_noise", "own_weight",
-    "depth_weight", "changed_weight",
+    "depth_weight", "detail_weight", "changed_weight",
 }  # fmt: skip
 
 
@@ -66,6 +66,7 @@ class Recipe:
     depth_weight: float = choice(
         0.1, "weight of the error of log depths, where the model copies along rays and the data has depth"
     )
+    detail_weight: float = choice(0.03, "weight of the error of painted details, where the model has them")
     changed_weight: float = choice(5.0, "weight of pixels that an instruction changes")
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ from .network import Network
 from .objective import loss, noised
 from .recipe import Recipe
 from .sharding import as_parameter, everywhere, forget, gather, whole
-from .tuning import DEPTHS
+from .tuning import DEPTHS, DETAILS
 
 
 class DivergedError(RuntimeError):
@@ -72,8 +72,10 @@ class Trainer:
             adam = torch.optim.AdamW(rest, recipe.adam_learning_rate, (0.9, 0.95), weight_decay=recipe.weight_decay)
             self.optimizers.append(adam)
         self.rates = [group["lr"] for each in self.optimizers for group in each.param_groups]
-        depths = [name for name in self.parameters if name.startswith(DEPTHS)]
-        self.surface, self.alone = bool(depths), len(depths) == len(self.parameters)
+        self.surface, self.details = (
+            any(name.startswith(part) for name in self.parameters) for part in (DEPTHS, DETAILS)
+        )
+        self.alone = all(name.startswith((DEPTHS, DETAILS)) for name in self.parameters)
         self.average = EMAModel(self.parameters.values(), decay=recipe.ema, foreach=True)
 
     def train_step(self, batch: Batch) -> dict[str, float]:
@@ -90,8 +92,9 @@ class Trainer:
         sample = config.prediction == "sample"
         shift = recipe.shift or config.shift
         value = loss(
-            self.wrapped, batch, recipe, generator, shift=shift, sample=sample, surface=self.surface, alone=self.alone
-        ).mean()
+            self.wrapped, batch, recipe, generator, shift=shift, sample=sample, surface=self.surface,
+            details=self.details, alone=self.alone,
+        ).mean()  # fmt: skip
         value.backward()
         norm = everywhere(torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), recipe.clip))
         if not torch.isfinite(value) or not torch.isfinite(norm):

@@ -1,5 +1,5 @@
-"""Which parameters a training moves: all, those the paper tunes, those that read words, those that say how far away
-things are, or low-rank adapters (LoRA)."""
+"""Which parameters a training moves: all, those the paper tunes, those that read words, those of a network
+beside the transformer, or low-rank adapters (LoRA)."""
 
 from __future__ import annotations
 
@@ -13,18 +13,22 @@ from pipeline.mini import seeded
 # Self-attention, ReCamMaster's layers around it, camera encoders, tokenizers and compressors; and copying, beside them.
 PAPER = ("attn1.", "projector.", "cam_encoder.", "camera_embedding.", "tokenizers.", "compressor.", "copying.")
 DEPTHS = "transformer.depths."  # a network of its own, which learns from pictures and depths and nothing else
+DETAILS = "transformer.details."  # the same, from pictures alone
 # What says which words a token attends to. Where all text is padding, it does not matter which.
 WORDS = ("attn2.to_q.", "attn2.to_k.", "attn2.norm_", "norm2.")
 ADAPTED = ["attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"]
 
 
 def takes_part(tune: str) -> Callable[[str], bool]:
-    """Whether a parameter of a `Network` of this name is trained. tune: "all", "paper", "words", "empty", "depths" or
-    "lora".
+    """Whether a parameter of a `Network` of this name is trained. tune: "all", "paper", "words", "empty", "depths",
+    "details" or "lora".
 
     After "words", edits without an instruction are the same, bit for bit, where the empty prompt is one token (`mini`).
     """
-    parts = {"all": ("",), "paper": PAPER, "words": WORDS, "empty": (), "depths": (DEPTHS,), "lora": ("lora_",)}[tune]
+    parts: tuple[str, ...] = {
+        "all": ("",), "paper": PAPER, "words": WORDS, "empty": (), "depths": (DEPTHS,), "details": (DETAILS,),
+        "lora": ("lora_",),
+    }[tune]  # fmt: skip
 
     def takes(name: str) -> bool:
         if name.startswith("transformer."):

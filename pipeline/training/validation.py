@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from .batch import Batch, Depths, Encode, collate
-from .network import EVERY, surface_of
+from .network import EVERY, beside, pictures
 from .objective import corrupted, depths_off, weighted_error
 from .recipe import Recipe
 from .samples import TASKS, Corpus
+from .softened import Softened, detail_error, softened
 from .trainer import Trainer
 
 LEVELS = (1.0, 0.6)  # sigma: from nothing but the conditioning, and with most of the layout still there
@@ -50,18 +51,27 @@ def validate(trainer: Trainer, batches: Sequence[Batch], std: float) -> dict[str
 
     std: grey levels (of 1) per unit of the latent. Keys: `validation_loss`; `psnr_<task>_<level>`;
     `memory_gain_<task>`: dB at level 1 with memories over without; `depths_off`: by how much what is said of them is
-    off in the mean over all that are known, in log metres, where that is trained; this alone where nothing else is.
+    off in the mean over all that are known, in log metres, where that is trained; `details_off`: the error of painted
+    details, likewise; these alone where nothing else is.
     """
     errors: dict[str, list[float]] = {}
     alone: dict[str, list[float]] = {}  # the same batches at level 1 without their memories
     off: list[float] = []
+    details: list[float] = []
     device = next(iter(trainer.parameters.values())).device
     with trainer.averaged():
         for index, stored in enumerate(batches):
             batch = stored.to(device)
             if trainer.surface and batch.depths is not None and (known := ~batch.depths[:, ::EVERY].isnan()).any():
-                wrong = depths_off(surface_of(trainer.network, batch), batch.depths)
-                off.append(float(wrong.abs().sum() / known.sum()))
+                surface = beside(trainer.network, batch, surface=True).surface
+                assert surface is not None  # it was asked for
+                off.append(float(depths_off(surface, batch.depths).abs().sum() / known.sum()))
+            if trainer.details:
+                soft = softened(pictures(batch).cpu(), torch.Generator().manual_seed(SEED + index))
+                soft = Softened(*(each.to(device) for each in soft))
+                painted = beside(trainer.network, batch, soft=soft).details
+                assert painted is not None  # as before
+                details.append(float(detail_error(painted, pictures(batch), soft).mean()))
             if trainer.alone:  # nothing else changes
                 continue
             noise = torch.randn(batch.clean.shape, generator=torch.Generator().manual_seed(SEED + index)).to(device)
@@ -79,6 +89,8 @@ def validate(trainer: Trainer, batches: Sequence[Batch], std: float) -> dict[str
         result[f"memory_gain_{task}"] = 10 * math.log10(fmean(values) / means[f"{task}_1"])
     if off:
         result["depths_off"] = fmean(off)
+    if details:
+        result["details_off"] = fmean(details)
     return result
 
 

@@ -67,7 +67,10 @@ def test_settings_may_come_from_a_file_and_the_command_line_wins(command, tmp_pa
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["tune=everything"], "setting 'tune' is 'everything', expected one of all, paper, words, empty, depths, lora"),
+        (
+            ["tune=everything"],
+            "'tune' is 'everything', expected one of all, paper, words, empty, depths, details, lora",
+        ),
         (["tune=depths"], "has no depths to learn from, expected clips made with depth=true"),
         (["batch=0"], "batch must be at least 1, got 0"),
         (["height=30"], "takes multiples of 8 pixels"),

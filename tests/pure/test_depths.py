@@ -205,7 +205,7 @@ def test_what_is_kept_for_the_way_back_is_about_as_much_as_said(widths):
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
         made(torch.randn(2, 3, 3, 16, 16), LENS.expand(2, 3, 4))
-    assert 0.7 < 6 * made.kept / sum(size for _, size in kept.values()) < 1.3
+    assert 0.7 < 6 * made.kept(16 * 16) / sum(size for _, size in kept.values()) < 1.3
 
 
 def test_clips_without_depths_are_refused_where_nothing_else_is_learned():

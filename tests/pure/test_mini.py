@@ -172,7 +172,7 @@ def test_a_turn_that_goes_back_finds_what_the_way_there_made_up_at_other_moments
         ).latents  # fmt: skip
 
     apart = {False: 0.0, True: 0.0}
-    for seed in (2 + (1 << 38), 3 + (1 << 38)):
+    for seed in (3 + (1 << 38), 4 + (1 << 38)):
         scene = random_scene(seed)
         [path] = paths(scene, seed, 1, 1, 12.0, 1.0)
         pose, intrinsics = (torch.tensor(each, dtype=torch.float32)[None] for each in (path.c2w, path.intrinsics))
@@ -182,7 +182,7 @@ def test_a_turn_that_goes_back_finds_what_the_way_there_made_up_at_other_moments
         for remembers in apart:
             again = turn(source, back, [MemoryVideo(first, there)] if remembers else [], 1).flip(1)
             apart[remembers] += float((again - first)[:, 8:, :, 24:].square().mean())  # what the camera turns to
-    assert apart[True] < 0.56 * apart[False]  # 0.47; 0.65, were a memory looked at where it is nearest in time
+    assert apart[True] < 0.35 * apart[False]  # 0.26; 0.47, were a memory looked at where it is nearest in time
 
 
 def test_a_new_colour_ends_where_the_thing_ends(monkeypatch):

@@ -368,7 +368,7 @@ def test_the_loss_of_the_right_answer_is_nothing(sample):
     batch = collate(Corpus(clips_of(), LENGTH, Recipe()).draw(np.random.default_rng(0), "camera"), encode)
     batch = replace(batch, clean=torch.randn(batch.clean.shape))
 
-    def knows(batch, noisy, sigma, instructions, surface=False):
+    def knows(batch, noisy, sigma, instructions, surface=False, soft=None):
         sigma = sigma.view(-1, 1, 1, 1, 1)
         right = batch.clean if sample else (noisy - batch.clean) / sigma
         return Prediction(right, right)
@@ -387,7 +387,7 @@ def test_the_guess_of_a_model_that_knows_the_truth_changes_nothing(sample):
     def seen_by(guessed):
         seen = []
 
-        def knows(batch, noisy, sigma, instructions, surface=False):
+        def knows(batch, noisy, sigma, instructions, surface=False, soft=None):
             seen.append(noisy)
             return Prediction(batch.clean if sample else (noisy - batch.clean) / sigma.view(-1, 1, 1, 1, 1))
 
@@ -405,7 +405,7 @@ def test_under_the_noise_lies_something_between_the_truth_and_the_models_guess(s
     recipe = Recipe(guessed=1.0, pure_noise_text=0.0)
     batch, seen = text_batch(recipe), []
 
-    def errs(batch, noisy, sigma, instructions, surface=False):
+    def errs(batch, noisy, sigma, instructions, surface=False, soft=None):
         """At first by three, then no more."""
         seen.append((noisy, sigma.view(-1, 1, 1, 1, 1)))
         said = batch.clean + (3.0 if len(seen) == 1 else 0.0)
@@ -425,7 +425,7 @@ def test_only_instructions_are_guessed_at_and_in_their_share():
     def calls(task, guessed):
         recipe, count = Recipe(guessed=guessed, batch=1, targets=1), []
 
-        def blind(batch, noisy, sigma, instructions, surface=False):
+        def blind(batch, noisy, sigma, instructions, surface=False, soft=None):
             count.append(instructions)
             return Prediction(torch.zeros_like(noisy))
 
@@ -525,13 +525,14 @@ def test_gradients_reach_every_trained_parameter_over_a_few_draws(attention):
     trainer = Trainer(Network(pipe), recipe)
     untouched = set(trainer.parameters)
     with torch.no_grad():
-        pipe.transformer.depths.leave.weight.normal_()  # as after a step: behind zeros nothing learns
+        for part in (pipe.transformer.depths, pipe.transformer.details):
+            part.leave.weight.normal_()  # as after a step: behind zeros nothing learns
     for step in range(16):
         batch = collate(corpus.draw(np.random.default_rng(step)), partial(pixels, size=32))  # large enough to merge
         batch = replace(batch, depths=torch.full((*batch.clean.shape[:1], *batch.clean.shape[2:]), 5.0))
         value = loss(
             trainer.network, batch, recipe, torch.Generator().manual_seed(step), shift=2.0, sample=True,
-            surface=trainer.surface,
+            surface=trainer.surface, details=trainer.details,
         )  # fmt: skip
         value.mean().backward()
         untouched -= {name for name, each in trainer.parameters.items() if each.grad is not None and each.grad.any()}
@@ -662,9 +663,10 @@ def test_the_paper_tunes_self_attention_cameras_tokenizers_and_compressors_and_w
     assert not any(part(name) for name, _ in network.named_parameters() if "ffn" in name or "attn2" in name)
     assert not any(part(name) for name, _ in network.named_parameters() if name.startswith("text_encoder"))
     assert all(takes_part("all")(name) for name, _ in network.named_parameters())
-    depths = [name for name, _ in network.named_parameters() if name.startswith("transformer.depths.")]
-    assert depths and all(takes_part("depths")(name) for name in depths)
-    assert not any(takes_part(tune)(name) for name in depths for tune in ("paper", "words", "empty", "lora"))
+    for beside, other in (("depths", "details"), ("details", "depths")):
+        names = [name for name, _ in network.named_parameters() if name.startswith(f"transformer.{beside}.")]
+        assert names and all(takes_part(beside)(name) for name in names)
+        assert not any(takes_part(tune)(name) for name in names for tune in ("paper", "words", "empty", other, "lora"))
 
 
 def test_who_learns_words_alone_edits_without_them_as_before_to_the_bit():
@@ -718,7 +720,7 @@ def test_what_an_empty_prompt_says_can_be_learned_alone_and_changes_no_edit_with
 def test_words_that_are_dropped_are_unknown_and_not_empty():
     recipe, heard = Recipe(batch=2, targets=1, text_dropout=1.0), []
 
-    def network(batch, noisy, sigma, instructions, surface=False):
+    def network(batch, noisy, sigma, instructions, surface=False, soft=None):
         heard.extend(instructions)
         return Prediction(noisy)
 
@@ -753,9 +755,10 @@ def test_a_step_takes_about_as_many_operations_as_estimated():
         lambda windows, _: torch.zeros(len(windows), 3, 16, 64, 64),
         depths=lambda windows, _: torch.ones(len(windows), 16, 64, 64),
     )
-    for tune in ("all", "depths", "paper"):
+    for tune in ("all", "depths", "details", "paper", "empty"):
         trained = takes_part(tune)
-        teaches = {"surface": tune != "paper", "alone": tune == "depths"}
+        teaches = {part: tune in ("all", name) for part, name in (("surface", "depths"), ("details", "details"))}
+        teaches["alone"] = tune in ("depths", "details")
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             loss(network, batch, recipe, torch.Generator().manual_seed(0), shift=2.0, sample=True, **teaches)
         counted = 3 * counter.get_total_flops()  # the way back takes twice the way there

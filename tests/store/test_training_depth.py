@@ -1,4 +1,5 @@
-"""Depth in training: read where data has it and a model copies along rays, and nowhere else."""
+"""What is learned beside the transformer: depth, read where data has it and a model copies along rays and nowhere else,
+and details."""
 
 from __future__ import annotations
 
@@ -77,6 +78,26 @@ def test_where_depths_are_to_be_tuned_alone_both_data_and_model_must_have_them(
     none = build_mini(transformer={**TINY_TRANSFORMER, "depth_widths": ()}, text=TINY_TEXT, **TINY_PIPELINE)
     none.save_pretrained(tmp_path / "none")
     assert "says no depths that tune=depths could train" in command(str(tmp_path / "none"))
+
+
+def test_tuned_alone_details_are_learned_from_any_clips_and_the_rest_stays_as_it_was(
+    tiny_scenes: str, tiny_model: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    recipe = {"steps": 4, "targets": 1, "camera": 1.0, "text": 0.0, "onward": 0.0, "warmup": 1}
+    train(setup(tiny_scenes, tmp_path / "out", tiny_model, recipe, tune="details"))
+    log = logged(tmp_path / "out")
+    assert [line["step"] for line in log if "details_off" in line and "validation_loss" not in line] == [0, 4]
+    name = "transformer/diffusion_pytorch_model.safetensors"
+    before, after = (load_file(Path(each) / name) for each in (tiny_model, tmp_path / "out" / MODEL))
+    moved = {key for key, value in before.items() if not torch.equal(value, after[key])}
+    assert moved and all(key.startswith("details.") for key in moved) and before.keys() == after.keys()
+    none = build_mini(transformer={**TINY_TRANSFORMER, "detail_widths": ()}, text=TINY_TEXT, **TINY_PIPELINE)
+    none.save_pretrained(tmp_path / "none")
+    words = ["train", "--data", tiny_scenes, "--out", str(tmp_path / "no"), "--model", str(tmp_path / "none")]
+    assert main([*words, "tune=details", "--dry-run"]) == 2
+    assert "paints no details that tune=details could train, expected a model with detail_widths" in (
+        capfd.readouterr().err
+    )
 
 
 def test_the_same_data_without_depth_trains_as_well(tiny_scenes: str, tiny_model: str, tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""Pictures with soft parts, from which a network learns to paint details (see `pipeline.details`)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+
+# Standard deviations of the blur, the least and the most, of the width: a model smears sideways, since cameras turn.
+SOFT_ACROSS = (0.02, 0.26)
+SOFT_DOWN = (0.0, 0.2)  # of the height
+MISSED = 0.1  # units of the latent: by how much a soft part's colour may be off, at most as a standard deviation
+EVEN = 0.02  # added to sigma squared, by which errors are divided
+KNOWN = 0.05  # weight of what is not made up at all
+
+
+class Softened(NamedTuple):
+    """As `Details.forward` takes them, N pictures: noisy, shown (N, C, H, W), share (N, 1, H, W), sigma (N,)."""
+
+    noisy: torch.Tensor
+    shown: torch.Tensor
+    share: torch.Tensor
+    sigma: torch.Tensor
+
+
+def softened(clean: torch.Tensor, generator: torch.Generator) -> Softened:
+    """Pictures (N, C, H, W) with soft parts, and in noise of any level."""
+    count, _, height, width = clean.shape
+    drawn: dict[str, Any] = {"generator": generator, "device": clean.device}
+    share = _parts(count, height, width, drawn)
+    rows, columns = (
+        _blur(size, size * (least + (most - least) * torch.rand(count, **drawn) ** 2))  # more of what is less soft
+        for size, (least, most) in ((height, SOFT_DOWN), (width, SOFT_ACROSS))
+    )
+    soft = rows[:, None] @ clean @ columns[:, None].transpose(-1, -2)
+    missed = torch.randn(count, clean.shape[1], 1, 1, **drawn) * torch.rand(count, 1, 1, 1, **drawn)
+    sigma = 1 - torch.rand(count, **drawn)  # never 0
+    noise = torch.randn(clean.shape, **drawn)
+    shown = torch.lerp(clean, soft + MISSED * missed, share)
+    return Softened(torch.lerp(clean, noise, sigma.view(-1, 1, 1, 1)), shown, share, sigma)
+
+
+def detail_error(found: torch.Tensor, clean: torch.Tensor, softened: Softened) -> torch.Tensor:
+    """Mean squared error (N,) of pictures where they were made soft, in units of what noise hides."""
+    weight = softened.share + KNOWN
+    error = ((found - clean).square().mean(dim=1, keepdim=True) * weight).flatten(1).sum(dim=1)
+    return error / weight.flatten(1).sum(dim=1) / (softened.sigma**2 + EVEN)
+
+
+def _parts(count: int, height: int, width: int, drawn: dict[str, Any]) -> torch.Tensor:
+    """(N, 1, H, W) in 0..1: all that lies to one side of a steep line, as when a camera turns, or a band beside it,
+    as what a thing had hidden."""
+    leans, side, begins, band, wide, steep = torch.rand(6, count, 1, 1, **drawn)
+    angle = (leans - 0.5) * math.pi / 3 + math.pi * (side < 0.5)
+    down, across = (
+        torch.arange(size, device=angle.device).view(shape) - (size - 1) / 2
+        for size, shape in ((height, (-1, 1)), (width, (1, -1)))
+    )
+    far = (across * angle.cos() + down * angle.sin()) / width - 0.7 * (begins - 0.5)  # of the width, beyond the line
+    steep = width * torch.exp(3 * (steep - 0.75))  # of the share at the line, from a tenth to two a pixel
+    share = torch.sigmoid(steep * far)
+    other = torch.sigmoid(steep * (0.1 + 0.3 * wide - far))
+    return (share * torch.where(band < 0.5, other, 1.0))[:, None]
+
+
+def _blur(size: int, spread: torch.Tensor) -> torch.Tensor:
+    """(N, size, size): row i gives a Gaussian mean around i, of standard deviations (N,) in pixels."""
+    at = torch.arange(size, device=spread.device)
+    near = torch.exp(-(at[:, None] - at).square() / (2 * spread.view(-1, 1, 1).clamp(min=0.1).square()))
+    return near / near.sum(dim=2, keepdim=True)
