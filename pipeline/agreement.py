@@ -32,11 +32,13 @@ class Leaders(Paths):
 @dataclass(frozen=True, eq=False)
 class MadeUp:
     """What is made up of a clip: share (B, 1, T, H, W) of every pixel, in 0..1; depths (BT, 1, h, w), metres along the
-    optical axis, at which it lies; and the frames that lead."""
+    optical axis, at which it lies; the frames that lead; and source (B, C, T, H, W), what was there before, None where
+    nobody knows."""
 
     share: torch.Tensor
     depths: torch.Tensor
     leaders: Leaders
+    source: torch.Tensor | None = None
 
 
 def leading(target: ConditioningVideo) -> Leaders:

@@ -192,6 +192,9 @@ class Copying(nn.Module):
                 made_up = MadeUp(invented.unflatten(0, (count, frames)).transpose(1, 2), _middle(log_depths), leaders)
                 if (certain := level <= CERTAIN).any():
                     sample = sample + certain * invented * beside(made, met.shown, shares[1] * met.meets)
+            elif leaders is not None and outlines is not None and outlines.shared.all():
+                invented = shares[0].unflatten(0, (count, frames)).transpose(1, 2)
+                made_up = MadeUp(invented, _middle(log_depths), leaders, outlines.shown)
             return sample.unflatten(0, (count, frames)).transpose(1, 2).to(own.dtype), made_up
 
     def _made(

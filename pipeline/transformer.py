@@ -208,7 +208,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         looks = copied_videos and depth_widths
         self.depths = Depths(self.latent_channels, depth_widths, depth_area) if looks else None
         paints = looks and detail_widths
-        self.details = Details(self.latent_channels, detail_widths) if paints else None
+        self.details = Details(self.latent_channels, detail_widths, text_dim) if paints else None
         self.initialise_conditioning()
 
     @property
@@ -338,6 +338,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         where = once(cache, "where", place)
         target = self._tokens(target_video, None, where)
         text: Any
+        words = encoder_hidden_states
         # An edit's words and cameras come to the same at every step; images among the words are rare and not kept.
         keeps = cache is not None and encoder_hidden_states_image is None and self.config.added_kv_proj_dim is None
         if cache is not None and keeps:
@@ -396,7 +397,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             said = (output.own, output.logits, output.log_depths)
             output.sample, made_up = self.copying(*said, hidden_states, sigma, seen, leaders, outlines)
             if paint and self.details is not None and made_up is not None:
-                sample = painted(self.details, output.sample.float(), made_up, generator)
+                sample = painted(self.details, output.sample.float(), made_up, words, generator)
                 output.sample = sample.to(output.sample.dtype)
         return output if return_dict else (output.sample,)
 
