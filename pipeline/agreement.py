@@ -32,13 +32,13 @@ class Leaders(Paths):
 @dataclass(frozen=True, eq=False)
 class MadeUp:
     """What is made up of a clip: share (B, 1, T, H, W) of every pixel, in 0..1; depths (BT, 1, h, w), metres along the
-    optical axis, at which it lies; the frames that lead; and source (B, C, T, H, W), what was there before, None where
-    nobody knows."""
+    optical axis, at which it lies; the frames that lead; and before (B, C, T, H, W), what a source that shares its rays
+    shows there, None where none does."""
 
     share: torch.Tensor
     depths: torch.Tensor
     leaders: Leaders
-    source: torch.Tensor | None = None
+    before: torch.Tensor | None
 
 
 def leading(target: ConditioningVideo) -> Leaders:
@@ -52,15 +52,21 @@ def leading(target: ConditioningVideo) -> Leaders:
         return Leaders(**vars(paths_through(origins, rays, target, at)), frames=frames)
 
 
-def settled(made: torch.Tensor, depths: torch.Tensor, leaders: Leaders) -> torch.Tensor:
+def settled(
+    made: torch.Tensor, depths: torch.Tensor, leaders: Leaders, known: torch.Tensor | None = None
+) -> torch.Tensor:
     """What the frames of a clip make up each for itself, (B, C, T, H, W), after those that lead: where one of them
-    shows a pixel's point, at depths (BT, 1, h, w), the pixel takes its look, as far as the two are alike already."""
-    clip, frames = made.transpose(1, 2), leaders.frames  # (B, T, C, H, W)
+    shows a pixel's point, at depths (BT, 1, h, w), the pixel takes its look, as far as the two are alike already: in
+    `known`, like made, or in this itself."""
+    frames, channels = leaders.frames, made.shape[1]
+    both = made if known is None else torch.cat([made, known], dim=1)
+    clip = both.transpose(1, 2)  # (B, T, C, H, W)
     sizes = (len(clip), len(frames), clip.shape[1])
     depths = depths.unflatten(0, sizes[::2]).repeat_interleave(len(frames), dim=0).flatten(0, 1)
     where, inside = project(leaders, depths)
     shown = look(fine(clip[:, frames].flatten(0, 1)), where)[:, :, 0].unflatten(0, sizes)  # (B, L, T, C, H, W)
-    unlike = (shown - clip[:, None]).square().mean(dim=3, keepdim=True) / (2 * ALIKE**2)
+    unlike = (shown - clip[:, None])[:, :, :, -channels:].square().mean(dim=3, keepdim=True) / (2 * ALIKE**2)
+    clip, shown = clip[:, :, :channels], shown[:, :, :, :channels]
     share = (-unlike).exp() * finer(inside.float()).unflatten(0, sizes)
     for rank, frame in enumerate(frames):
         shown[:, rank, frame], share[:, rank, frame] = clip[:, frame], 1.0  # a frame looks like itself

@@ -141,10 +141,10 @@ class Copying(nn.Module):
         leaders: Leaders | None = None,
         outlines: Outlines | None = None,
     ) -> tuple[torch.Tensor, MadeUp | None]:
-        """The sample, and what of it is made up, where the source is met and frames agree. own (B, C, T, H, W): what
-        the model's own last layer makes; logits and log_depths as `said`; noisy (B, C, T, H, W) in noise of sigma (B,);
-        leaders of `leading`, where what frames make up is to agree and have no seams; outlines of `outlines_of`, where
-        the source has them."""
+        """The sample, and what of it is made up, where frames agree and the source is met or has outlines. own (B, C,
+        T, H, W): what the model's own last layer makes; logits and log_depths as `said`; noisy (B, C, T, H, W) in noise
+        of sigma (B,); leaders of `leading`, where what frames make up is to agree and have no seams; outlines of
+        `outlines_of`, where the source has them."""
         with torch.autocast(own.device.type, enabled=False):
             count, frames = len(own), own.shape[2]
             met = seen[0] if seen and isinstance(seen[0], Met) else None
@@ -186,15 +186,16 @@ class Copying(nn.Module):
             for share, each in zip(shares, candidates, strict=True):
                 for point in range(share.shape[1]):
                     sample = sample + share[:, None, point] * each[:, :, point]
-            made_up = None
+            made_up, invented = None, shares[0]
             if met is not None and leaders is not None:
-                invented = shares[0] + shares[1] * ~met.meets
-                made_up = MadeUp(invented.unflatten(0, (count, frames)).transpose(1, 2), _middle(log_depths), leaders)
+                invented = invented + shares[1] * ~met.meets
                 if (certain := level <= CERTAIN).any():
                     sample = sample + certain * invented * beside(made, met.shown, shares[1] * met.meets)
-            elif leaders is not None and outlines is not None and outlines.shared.all():
-                invented = shares[0].unflatten(0, (count, frames)).transpose(1, 2)
-                made_up = MadeUp(invented, _middle(log_depths), leaders, outlines.shown)
+            # Rows that share their rays with the source beside others that do not are not painted.
+            if leaders is not None and (met is not None or shared.all()):
+                share = invented.unflatten(0, (count, frames)).transpose(1, 2)
+                before = None if outlines is None else outlines.shown
+                made_up = MadeUp(share, _middle(log_depths), leaders, before)
             return sample.unflatten(0, (count, frames)).transpose(1, 2).to(own.dtype), made_up
 
     def _made(

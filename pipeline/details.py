@@ -1,13 +1,13 @@
 """What is made up has details, which no token knows of.
 
 A token makes up a patch, and where nothing is known it is blurred: walls have no edge, things run out into what is
-behind them. So where the camera moves, the frames that lead (see `agreement`) are painted anew in the last step, as far
-as they are made up, and the others take it from these. The painter is a small diffusion model of its own, a network
-that sees pixels (see `unet`): it is shown the picture, soft as it is, how much of every pixel is made up, and noise,
-and says what is under both, as SR3 does with small pictures (Saharia et al., 2021). It learns from any pictures, parts
-of which are made soft for it.
+behind them, patterns that an instruction asks for are dark blots. So in the last step the frames that lead (see
+`agreement`) are painted anew, as far as they are made up, and the others take it from these. The painter is a small
+diffusion model of its own, a network that sees pixels (see `unet`): it is shown the picture, soft as it is, how much of
+every pixel is made up, what was there before and the words, and says what is under noise, as SR3 does with small
+pictures (Saharia et al., 2021). It learns from any pictures, parts of which are made soft for it.
 
-Letters in shapes: N pictures, C channels, H W height and width, and as in `agreement`.
+Letters in shapes: N pictures, C channels, H W height and width, L text tokens, and as in `agreement`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from torch import nn
 from .agreement import MadeUp, settled
 from .unet import UNet
 
-# From noise to a picture, with fresh noise at each: what is wrong at one is not carried on to the next. The last ones
-# take away what those before left of it.
-SIGMAS = (1.0, 0.8, 0.62, 0.47, 0.35, 0.25, 0.17, 0.11, 0.06, 0.03)
-
-
+STEPS = 14  # from noise to a picture
+# Noise with which the painting of an edit begins that keeps the camera: the picture is seen through it. What is painted
+# is the edit that the transformer has decided on, and not whether there is one.
+BEGUN = 0.8
+LEAST = 0.02  # a frame no pixel of which is made up by more than this stays as it is
 TOLD = 256  # numbers that a picture's noise and words are told in
 WAVES = 6  # of which the noise is told, each of half the length of the one before
 
@@ -78,18 +78,25 @@ def painted(
 ) -> torch.Tensor:
     """A clip (B, C, T, H, W) with details where it is made up and a frame that leads shows the same. words (B, L,
     text_dim)."""
-    frames = made_up.leaders.frames
-    source = sample if made_up.source is None else made_up.source
-    shown, share, source = (
-        each[:, :, frames].transpose(1, 2).flatten(0, 1) for each in (sample, made_up.share, source)
-    )
+    frames = [frame for frame in made_up.leaders.frames if (made_up.share[:, :, frame] > LEAST).any()]
+    if not frames:
+        return sample
+    before = made_up.before
+    known = sample if before is None else before
+    shown, share, source = (each[:, :, frames].transpose(1, 2).flatten(0, 1) for each in (sample, made_up.share, known))
     words = words.repeat_interleave(len(frames), dim=0)
-    picture = shown
-    for level in SIGMAS:
+
+    def noise() -> torch.Tensor:
+        return randn_tensor(shown.shape, generator=generator, device=shown.device, dtype=shown.dtype)
+
+    levels = [1 - step / STEPS for step in range(STEPS) if before is None or 1 - step / STEPS <= BEGUN]
+    noisy = torch.lerp(shown, noise(), levels[0])
+    for level, lower in zip(levels, [*levels[1:], 0.0], strict=True):
         sigma = torch.full((len(shown),), level, device=shown.device)
-        noise = randn_tensor(shown.shape, generator=generator, device=shown.device, dtype=shown.dtype)
-        found = details(torch.lerp(picture, noise, level), shown, share, source, words, sigma)
-        picture = torch.lerp(shown, found, share)
+        found = torch.lerp(shown, details(noisy, shown, share, source, words, sigma), share)
+        # Fresh noise, so that what is wrong in one step is not carried on to the next; the same where an edit is.
+        under = noise() if before is None else found + (noisy - found) / level
+        noisy = torch.lerp(found, under, lower)
     whole = sample.clone()
-    whole[:, :, frames] = picture.unflatten(0, (len(sample), -1)).transpose(1, 2)
-    return torch.lerp(sample, settled(whole, made_up.depths, made_up.leaders), made_up.share)
+    whole[:, :, frames] = noisy.unflatten(0, (len(sample), -1)).transpose(1, 2)
+    return torch.lerp(sample, settled(whole, made_up.depths, made_up.leaders, known), made_up.share)

@@ -289,7 +289,8 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
                     break
                 noisy = (latents.to(dtype), t.expand(1))
                 guided = negative_prompt_embeds is not None and self._guidance_scale > 1
-                conditioning |= {"paint": step + 1 == len(timesteps), "generator": generator}
+                last = step + 1 == len(timesteps)
+                conditioning |= {"paint": prompt_embeds if last else None, "generator": generator}
                 output: Any = self.transformer(*noisy, prompt_embeds, raw=guided, **conditioning)
                 if guided:
                     toward = (output, self._guidance_scale)

@@ -55,7 +55,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "num_layers": 8,
         "ffn_dim": 1024,
         "depth_widths": (24, 48, 96, 192),
-        "detail_widths": (24, 48, 96, 160),
+        "detail_widths": (32, 64, 160, 320),
     },
 }
 AREA = 48 * 48

@@ -288,7 +288,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         memory_kernels: Sequence[Kernel] | None = None,
         raw: bool = False,
         toward: tuple[MemoryTransformerOutput, float] | None = None,
-        paint: bool = False,
+        paint: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> MemoryTransformerOutput | tuple[torch.Tensor]:
         """One prediction for the noisy target.
@@ -304,7 +304,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         raw: without copying, the sample what the model makes up itself.
         toward: for guidance, the output (raw will do) of a pass with other words, and a scale. What this pass says goes
             that far on the way from itself to the other, and copying comes after that.
-        paint: as the last step of an edit, with what is made up painted (see `details`) in noise of `generator`.
+        paint: of the last step of an edit, like encoder_hidden_states, the words by which what is made up is painted
+            (see `details`) in noise of `generator`; None paints nothing.
         attention, merge: None for the model's own. With cached attention, source and memories may have fewer rows
             than the target, B = n * theirs, n targets for each one after another. If one row's camera is its source's,
             all look their sources up along their rays, as if no depths were known.
@@ -338,7 +339,6 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         where = once(cache, "where", place)
         target = self._tokens(target_video, None, where)
         text: Any
-        words = encoder_hidden_states
         # An edit's words and cameras come to the same at every step; images among the words are rare and not kept.
         keeps = cache is not None and encoder_hidden_states_image is None and self.config.added_kv_proj_dim is None
         if cache is not None and keeps:
@@ -396,8 +396,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             sigma = timestep / 1000
             said = (output.own, output.logits, output.log_depths)
             output.sample, made_up = self.copying(*said, hidden_states, sigma, seen, leaders, outlines)
-            if paint and self.details is not None and made_up is not None:
-                sample = painted(self.details, output.sample.float(), made_up, words, generator)
+            if paint is not None and self.details is not None and made_up is not None:
+                sample = painted(self.details, output.sample.float(), made_up, paint, generator)
                 output.sample = sample.to(output.sample.dtype)
         return output if return_dict else (output.sample,)
 

@@ -61,7 +61,7 @@ class Network(nn.Module):
         that is asked for, too. soft: what details are asked of.
         """
         known = self._surface(batch) if surface else None
-        painted = None if soft is None else self._details(soft)
+        painted = None if soft is None else self._details(soft, batch)
         if not len(noisy):
             return Prediction(noisy, surface=known, details=painted)
         draw, config = batch.draw, self.transformer.config
@@ -92,10 +92,13 @@ class Network(nn.Module):
             found: torch.Tensor = self.transformer.depths(batch.clean[:, :, ::EVERY], intrinsics[:, ::EVERY])
         return found
 
-    def _details(self, soft: Softened) -> torch.Tensor:
+    def _details(self, soft: Softened, batch: Batch) -> torch.Tensor:
         assert self.transformer.details is not None
         with torch.autocast(soft.noisy.device.type, self.precision, enabled=self.precision != torch.float32):
-            found: torch.Tensor = self.transformer.details(*soft)
+            # What words mean is learned by who makes edits of them.
+            words = self.pipe.encode_prompt(batch.instructions).detach()
+            words = words.repeat_interleave(len(soft.noisy) // len(words), dim=0)
+            found: torch.Tensor = self.transformer.details(*soft[:-1], words, soft.sigma)
         return found
 
 
@@ -106,9 +109,17 @@ def beside(network: Callable[..., Prediction], batch: Batch, **asked: Any) -> Pr
     return network(batch, nothing, nothing.new_zeros(0), **asked)
 
 
-def pictures(batch: Batch) -> torch.Tensor:
-    """(B M F, C, H, W): one of EVERY frames of the targets."""
-    return batch.clean[:, :, ::EVERY].transpose(1, 2).flatten(0, 1)
+def pictures(batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(B M F, C, H, W): one of EVERY frames of the targets, and what instructions changed there, None of other
+    tasks."""
+
+    def some(clips: torch.Tensor) -> torch.Tensor:
+        return clips[:, :, ::EVERY].transpose(1, 2).flatten(0, 1)
+
+    plain = batch.plain
+    return some(batch.clean), None if plain is None else some(
+        plain.repeat_interleave(len(batch.clean) // len(plain), dim=0)
+    )
 
 
 def memory_kernels(pipe: MemoryV2VPipeline) -> list[Any]:

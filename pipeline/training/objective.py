@@ -82,22 +82,26 @@ def surface_error(log_depths: torch.Tensor, depths: torch.Tensor) -> torch.Tenso
 
 
 def varied(batch: Batch, generator: torch.Generator) -> Batch:
-    """Half of the rows in a mirror, and half with their colours (the channels of pixels) changed round: where only
-    networks beside the transformer are asked, as many more rooms. Source and memories stay, which nobody looks at
-    then."""
-    clean, depths = batch.clean, batch.depths
+    """Half of the rows in a mirror, and half with their colours (the channels of pixels) changed round, if no
+    instruction names any: where only networks beside the transformer are asked, as many more rooms. Source and memories
+    stay, which nobody looks at then."""
+    clean, depths, plain = batch.clean, batch.depths, batch.plain
     lens = batch.view["target_intrinsics"]
     assert lens is not None  # who copies knows rays
     drawn: dict[str, Any] = {"generator": generator, "device": clean.device}
     mirrored, coloured = torch.rand(2, len(clean), 1, 1, 1, **drawn) < 0.5
     other = clean[:, torch.randperm(clean.shape[1], **drawn)]
-    clean = torch.where(coloured[..., None], other, clean)
+    if plain is None:
+        clean = torch.where(coloured[..., None], other, clean)
+    else:
+        plain = plain.repeat_interleave(len(clean) // len(plain), dim=0)
+        plain = torch.where(mirrored[..., None], plain.flip(-1), plain)
     clean = torch.where(mirrored[..., None], clean.flip(-1), clean)
     depths = None if depths is None else torch.where(mirrored, depths.flip(-1), depths)
     across = torch.tensor([1.0, 1.0, -1.0, 1.0], device=lens.device)
     beyond = torch.tensor([0.0, 0.0, 1.0, 0.0], device=lens.device)
     lens = torch.where(mirrored[..., 0], lens * across + beyond, lens)
-    return replace(batch, clean=clean, depths=depths, view=batch.view | {"target_intrinsics": lens})
+    return replace(batch, clean=clean, plain=plain, depths=depths, view=batch.view | {"target_intrinsics": lens})
 
 
 def loss(
@@ -127,7 +131,10 @@ def loss(
             )
         batch = varied(batch, generator)
     details = details and (alone or recipe.detail_weight > 0)
-    soft = softened(pictures(batch), generator) if details else None
+    soft = None
+    if details:
+        clear, before = pictures(batch)
+        soft = softened(clear, generator, before)
     if alone:  # each counts whole
         return _beside_error(beside(network, batch, surface=surface, soft=soft), batch, soft, 1.0, 1.0)
     text = batch.draw.task == "text"
@@ -167,7 +174,7 @@ def _beside_error(
         error = error + depth_weight * surface_error(prediction.surface, batch.depths)
     if prediction.details is not None:
         assert soft is not None  # as before
-        off = detail_error(prediction.details, pictures(batch), soft)
+        off = detail_error(prediction.details, pictures(batch)[0], soft)
         error = error + detail_weight * off.unflatten(0, (len(batch.clean), -1)).mean(dim=1)
     return error
 

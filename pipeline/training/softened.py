@@ -16,16 +16,19 @@ KNOWN = 0.05  # weight of what is not made up at all
 
 
 class Softened(NamedTuple):
-    """As `Details.forward` takes them, N pictures: noisy, shown (N, C, H, W), share (N, 1, H, W), sigma (N,)."""
+    """As `Details.forward` takes them, N pictures: noisy, shown and source (N, C, H, W), share (N, 1, H, W), sigma
+    (N,)."""
 
     noisy: torch.Tensor
     shown: torch.Tensor
     share: torch.Tensor
+    source: torch.Tensor
     sigma: torch.Tensor
 
 
-def softened(clean: torch.Tensor, generator: torch.Generator) -> Softened:
-    """Pictures (N, C, H, W) with soft parts, and in noise of any level."""
+def softened(clean: torch.Tensor, generator: torch.Generator, before: torch.Tensor | None = None) -> Softened:
+    """Pictures (N, C, H, W) with soft parts, and in noise of any level. before: like them, what an instruction
+    changed, None where there was none."""
     count, _, height, width = clean.shape
     drawn: dict[str, Any] = {"generator": generator, "device": clean.device}
     share = _parts(count, height, width, drawn)
@@ -38,7 +41,8 @@ def softened(clean: torch.Tensor, generator: torch.Generator) -> Softened:
     sigma = 1 - torch.rand(count, **drawn)  # never 0
     noise = torch.randn(clean.shape, **drawn)
     shown = torch.lerp(clean, soft + MISSED * missed, share)
-    return Softened(torch.lerp(clean, noise, sigma.view(-1, 1, 1, 1)), shown, share, sigma)
+    noisy = torch.lerp(clean, noise, sigma.view(-1, 1, 1, 1))
+    return Softened(noisy, shown, share, shown if before is None else before, sigma)
 
 
 def detail_error(found: torch.Tensor, clean: torch.Tensor, softened: Softened) -> torch.Tensor:

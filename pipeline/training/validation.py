@@ -67,11 +67,13 @@ def validate(trainer: Trainer, batches: Sequence[Batch], std: float) -> dict[str
                 assert surface is not None  # it was asked for
                 off.append(float(depths_off(surface, batch.depths).abs().sum() / known.sum()))
             if trainer.details:
-                soft = softened(pictures(batch).cpu(), torch.Generator().manual_seed(SEED + index))
+                clear, before = (None if each is None else each.cpu() for each in pictures(stored))
+                assert clear is not None
+                soft = softened(clear, torch.Generator().manual_seed(SEED + index), before)
                 soft = Softened(*(each.to(device) for each in soft))
                 painted = beside(trainer.network, batch, soft=soft).details
                 assert painted is not None  # as before
-                details.append(float(detail_error(painted, pictures(batch), soft).mean()))
+                details.append(float(detail_error(painted, clear.to(device), soft).mean()))
             if trainer.alone:  # nothing else changes
                 continue
             noise = torch.randn(batch.clean.shape, generator=torch.Generator().manual_seed(SEED + index)).to(device)

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import pipeline.transformer
 from pipeline.agreement import MadeUp, leading
 from pipeline.details import Details, painted
 from pipeline.lookup import CELL
@@ -25,10 +26,13 @@ from tests.rays import FRAMES, SIZE, camera, video
 from tests.tiny import TINY_PIPELINE, TINY_TEXT, TINY_TRANSFORMER
 
 
+WIDTH = 6  # of words
+
+
 def network(*widths: int) -> Details:
     """With random weights in its last layer, too."""
     with seeded(0):
-        return Details(3, widths or (8, 16)).eval()
+        return Details(3, widths or (8, 16), WIDTH).eval()
 
 
 def seed(number: int) -> torch.Generator:
@@ -38,16 +42,39 @@ def seed(number: int) -> torch.Generator:
 @pytest.mark.parametrize("size", [(16, 16), (6, 10), (33, 8)])
 @pytest.mark.parametrize("widths", [(8,), (8, 8, 16)])
 def test_it_takes_pictures_of_any_size_and_untrained_says_the_mean_colour(size, widths):
-    noisy, shown, share = torch.randn(2, 3, *size), torch.randn(2, 3, *size), torch.rand(2, 1, *size)
-    sigma = torch.tensor([0.3, 0.9])
+    noisy, shown, source = torch.randn(3, 2, 3, *size, generator=seed(0))
+    share, words = torch.rand(2, 1, *size, generator=seed(1)), torch.randn(2, 4, WIDTH, generator=seed(2))
+    given = [noisy, shown, share, source, words, torch.tensor([0.3, 0.9])]
     made = network(*widths)
     with torch.no_grad():
-        assert made(noisy, shown, share, sigma).isfinite().all()
-        for each in (noisy + 1, share.sqrt(), sigma.flip(0)):  # all of which it is told
-            other = [each if each.shape == was.shape else was for was in (noisy, share, sigma)]
-            assert not torch.equal(made(other[0], shown, *other[1:]), made(noisy, shown, share, sigma))
+        usual = made(*given)
+        assert usual.isfinite().all()
+        for index, each in enumerate(given):  # all of which it is told
+            assert not torch.equal(made(*given[:index], each.sqrt().nan_to_num(0.5), *given[index + 1 :]), usual)
         made.initialise()
-        assert not made(noisy, shown, share, sigma).any()
+        assert not made(*given).any()
+
+
+def test_padding_is_no_word_and_pictures_of_a_batch_do_not_see_each_other():
+    made = network()
+    pictures, share = torch.randn(3, 2, 3, 16, 16, generator=seed(0)), torch.rand(2, 1, 16, 16, generator=seed(1))
+    words, sigma = torch.randn(2, 3, WIDTH, generator=seed(2)), torch.tensor([0.3, 0.9])
+    with torch.no_grad():
+        both = made(pictures[0], pictures[1], share, pictures[2], words, sigma)
+        padded = torch.cat([words, torch.zeros(2, 5, WIDTH)], dim=1)
+        assert torch.equal(made(pictures[0], pictures[1], share, pictures[2], padded, sigma), both)
+        one = made(*pictures[:2, :1], share[:1], pictures[2, :1], words[:1], sigma[:1])
+        assert torch.allclose(one, both[:1], atol=1e-5)
+
+
+def test_what_lies_far_off_has_a_say():
+    made = network(8, 8, 16)
+    noisy, shown = torch.zeros(2, 1, 3, 64, 64)
+    other = shown.clone()
+    other[..., -4:, -4:] = 1.0
+    rest = (torch.ones(1, 1, 64, 64), noisy, torch.zeros(1, 2, WIDTH), torch.tensor([0.5]))
+    with torch.no_grad():
+        assert not torch.equal(made(noisy, shown, *rest)[..., :4, :4], made(noisy, other, *rest)[..., :4, :4])
 
 
 def test_widths_that_do_not_divide_are_refused_and_models_that_do_not_copy_paint_nothing():
@@ -59,12 +86,15 @@ def test_widths_that_do_not_divide_are_refused_and_models_that_do_not_copy_paint
 # What is painted.
 
 
+WORDS = torch.ones(1, 2, WIDTH)
+
+
 def clip(share: torch.Tensor, depth: float = 3.0) -> tuple[torch.Tensor, MadeUp]:
     """A clip of a camera that stands still, and what of it is made up."""
     still = video(camera(0.0, 0.0, 0.0))
     depths = torch.full((FRAMES, 1, SIZE // CELL, SIZE // CELL), depth)
     sample = torch.randn(1, 3, 1, SIZE, SIZE, generator=seed(0)).expand(-1, -1, FRAMES, -1, -1).contiguous()
-    return sample, MadeUp(share.expand(1, 1, FRAMES, SIZE, SIZE), depths, leading(still))
+    return sample, MadeUp(share.expand(1, 1, FRAMES, SIZE, SIZE), depths, leading(still), None)
 
 
 def test_what_is_not_made_up_stays_to_the_bit_and_the_rest_is_painted():
@@ -72,7 +102,7 @@ def test_what_is_not_made_up_stays_to_the_bit_and_the_rest_is_painted():
     share[:, SIZE // 2 :] = 1.0
     sample, made_up = clip(share)
     with torch.no_grad():
-        found = painted(network(), sample, made_up, seed(1))
+        found = painted(network(), sample, made_up, WORDS, seed(1))
     assert torch.equal(found[..., : SIZE // 2], sample[..., : SIZE // 2])
     assert (found[..., SIZE // 2 :] != sample[..., SIZE // 2 :]).float().mean() > 0.9
 
@@ -82,7 +112,7 @@ def test_frames_that_see_the_same_are_painted_alike():
     made = network()
     with torch.no_grad():
         made.leave.weight.mul_(0.2)  # what differs by far more than a unit is taken for another thing
-        found = painted(made, sample, made_up, seed(1))
+        found = painted(made, sample, made_up, WORDS, seed(1))
     inside = found[..., 1:-1, 1:-1]
     new = (inside - sample[..., 1:-1, 1:-1]).square().mean()
     assert (inside - inside[:, :, -1:]).square().mean() < 0.1 * new
@@ -91,7 +121,7 @@ def test_frames_that_see_the_same_are_painted_alike():
 def test_the_same_noise_paints_the_same_bits():
     sample, made_up = clip(torch.ones(SIZE, SIZE))
     with torch.no_grad():
-        one, same, other = (painted(network(), sample, made_up, seed(number)) for number in (1, 1, 2))
+        one, same, other = (painted(network(), sample, made_up, WORDS, seed(number)) for number in (1, 1, 2))
     assert torch.equal(one, same) and not torch.equal(one, other)
 
 
@@ -104,14 +134,64 @@ def test_clips_of_a_batch_are_painted_as_alone():
              "intrinsics": torch.cat([each.intrinsics for each in targets])}  # fmt: skip
     both = replace(targets[0], latent=sample, times=targets[0].times.expand(2, -1), **views)
 
-    def brighter(noisy, shown, share, sigma):
-        return shown + share
+    def brighter(noisy, shown, share, source, words, sigma):
+        return shown + share + words.mean()
 
-    found = painted(brighter, sample, MadeUp(share, depths, leading(both)))
+    words = torch.zeros(2, 2, WIDTH)
+    found = painted(brighter, sample, MadeUp(share, depths, leading(both), None), words)
     for row, target in enumerate(targets):
-        own = MadeUp(share[row : row + 1], depths.unflatten(0, (2, -1))[row], leading(target))
-        assert torch.allclose(found[row : row + 1], painted(brighter, sample[row : row + 1], own), atol=1e-5)
+        own = MadeUp(share[row : row + 1], depths.unflatten(0, (2, -1))[row], leading(target), None)
+        one = painted(brighter, sample[row : row + 1], own, words[:1])
+        assert torch.allclose(found[row : row + 1], one, atol=1e-5)
     assert not torch.allclose(found, sample, atol=0.01)
+
+
+def test_frames_that_lead_and_have_nothing_made_up_are_not_painted():
+    share = torch.zeros(1, 1, FRAMES, SIZE, SIZE)
+    share[:, :, -1] = 1.0
+    sample, made_up = clip(torch.zeros(SIZE, SIZE))
+    asked: list[int] = []
+
+    def paints(noisy, *_):
+        asked.append(len(noisy))
+        return noisy
+
+    assert torch.equal(painted(paints, sample, made_up, WORDS), sample) and not asked
+    painted(paints, sample, replace(made_up, share=share), WORDS)
+    assert set(asked) == {1}
+
+
+def test_where_a_source_shows_what_was_there_the_painting_begins_with_the_picture_and_carries_its_noise_on():
+    sample, made_up = clip(torch.ones(SIZE, SIZE))
+    before = torch.randn(sample.shape, generator=seed(5))
+    levels: list[float] = []
+    first: list[torch.Tensor] = []
+
+    def paints(noisy, shown, share, source, words, sigma):
+        levels.append(float(sigma[0]))
+        first.append(noisy)
+        assert torch.equal(source, before[0, :, made_up.leaders.frames].transpose(0, 1))
+        return shown
+
+    state = torch.Generator().manual_seed(1)
+    painted(paints, sample, replace(made_up, before=before), WORDS, state)
+    assert levels[0] <= 0.8 and levels == sorted(levels, reverse=True)
+    shown = sample[0, :, made_up.leaders.frames].transpose(0, 1)
+    noise = [(each - (1 - level) * shown) / level for each, level in zip(first, levels, strict=True)]
+    assert all(torch.allclose(each, noise[0], atol=1e-3) for each in noise)
+
+
+def test_other_frames_take_what_is_painted_where_what_was_there_is_the_same():
+    sample, made_up = clip(torch.ones(SIZE, SIZE))
+    before = torch.zeros_like(sample)
+    before[:, :, 1, :, : SIZE // 2] = 50.0  # something else stands there just then
+
+    def white(noisy, *_):
+        return torch.full_like(noisy, 9.0)
+
+    found = painted(white, sample, replace(made_up, before=before), WORDS)[0, :, 1]
+    assert (found[..., SIZE // 2 + 2 : -2] > 8.9).all()
+    assert torch.allclose(found[..., : SIZE // 2 - 2], sample[0, :, 1, :, : SIZE // 2 - 2], atol=1e-3)
 
 
 def test_what_a_callback_makes_of_the_last_step_is_the_result():
@@ -129,7 +209,7 @@ def test_what_a_callback_makes_of_the_last_step_is_the_result():
     assert not made.any()
 
 
-def test_an_edit_is_painted_where_the_camera_moves_and_nowhere_else():
+def test_edits_are_painted_where_the_camera_moves_and_where_it_is_kept_and_not_without_a_source():
     with seeded(1):
         pipe = build_mini(transformer=TINY_TRANSFORMER, text=TINY_TEXT, **TINY_PIPELINE)
         for each in (pipe.transformer.depths, pipe.transformer.details):
@@ -137,24 +217,40 @@ def test_an_edit_is_painted_where_the_camera_moves_and_nowhere_else():
     pipe.set_progress_bar_config(disable=True)
     lens = default_intrinsics(1.0)
     still = Trajectory.static(16, lens)
-    source = torch.randn(3, 16, 32, 32, generator=seed(0))
+    shown = {"source": torch.randn(3, 16, 32, 32, generator=seed(0)), "source_trajectory": still}
+    edits = [
+        {**shown, "target_trajectory": still, "prompt": "paint the ball red"},
+        {**shown, "target_trajectory": preset("pan_right", 16, lens)},
+        {"num_frames": 16, "height": 32, "width": 32, "target_trajectory": still},
+    ]
 
-    def edit(target: Trajectory, **more) -> torch.Tensor:
-        return pipe(source=source, source_trajectory=still, target_trajectory=target, generator=seed(3), **more).latents
+    def edit(number: int, **more) -> torch.Tensor:
+        return pipe(**edits[number], generator=seed(3), **more).latents
 
-    moves = (still, preset("pan_right", 16, lens))
-    with_details = [edit(each) for each in moves]
+    with_details = [edit(number) for number in range(3)]
 
     def interrupt(pipe, step, t, tensors):
         pipe._interrupt = True
         return {}
 
-    interrupted = edit(moves[1], callback_on_step_end=interrupt)
+    interrupted = edit(1, callback_on_step_end=interrupt)
     paints, pipe.transformer.details = pipe.transformer.details, None
-    without = [edit(each) for each in moves]
-    assert torch.equal(with_details[0], without[0]) and not torch.equal(with_details[1], without[1])
-    assert torch.equal(interrupted, edit(moves[1], callback_on_step_end=interrupt)), "noise is not painted over"
+    without = [edit(number) for number in range(3)]
+    same = [torch.equal(one, other) for one, other in zip(with_details, without, strict=True)]
+    assert same == [False, False, True]
+    assert torch.equal(interrupted, edit(1, callback_on_step_end=interrupt)), "noise is not painted over"
     assert paints is not None
+
+
+def test_who_paints_is_told_the_words_that_were_asked_for_also_under_guidance(monkeypatch):
+    pipe = build_mini(transformer=TINY_TRANSFORMER, text=TINY_TEXT, **{**TINY_PIPELINE, "guidance_scale": 3.0})
+    pipe.set_progress_bar_config(disable=True)
+    still, told = Trajectory.static(16, default_intrinsics(1.0)), []
+    monkeypatch.setattr(
+        pipeline.transformer, "painted", lambda _, sample, made_up, words, noise: told.append(words) or sample
+    )
+    pipe(source=torch.randn(3, 16, 32, 32), source_trajectory=still, target_trajectory=still, prompt="make it night")
+    assert len(told) == 1 and torch.equal(told[0], pipe.encode_prompt("make it night"))
 
 
 # What it learns from.
@@ -163,7 +259,8 @@ def test_an_edit_is_painted_where_the_camera_moves_and_nowhere_else():
 @given(count=st.integers(1, 4), height=st.integers(8, 40), width=st.integers(8, 40), number=st.integers(0, 999))
 def test_pictures_are_soft_where_they_count_as_made_up_and_nowhere_else(count, height, width, number):
     clean = torch.randn(count, 3, height, width, generator=seed(number))
-    noisy, shown, share, sigma = softened(clean, seed(number))
+    noisy, shown, share, source, sigma = softened(clean, seed(number))
+    assert torch.equal(source, shown) and softened(clean, seed(number), before=noisy).source is noisy
     assert share.shape == (count, 1, height, width) and share.min() >= 0 and share.max() <= 1
     assert (sigma > 0).all() and (sigma <= 1).all()
     off = (shown - clean).abs()
@@ -186,7 +283,7 @@ def test_the_error_counts_where_pictures_were_made_soft_and_is_none_for_the_righ
     clean = torch.randn(2, 3, 8, 8, generator=seed(0))
     share = torch.zeros(2, 1, 8, 8)
     share[..., 4:] = 1.0
-    soft = Softened(clean, clean, share, torch.tensor([1.0, 0.5]))
+    soft = Softened(clean, clean, share, clean, torch.tensor([1.0, 0.5]))
     assert not detail_error(clean, clean, soft).any()
     made_up, known = (torch.where(share.bool() if part else ~share.bool(), clean + 1, clean) for part in (True, False))
     assert torch.allclose(
