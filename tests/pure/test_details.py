@@ -14,8 +14,11 @@ from pipeline.agreement import MadeUp, leading
 from pipeline.details import Details, painted
 from pipeline.lookup import CELL
 from pipeline.mini import build_mini, seeded
+from pipeline.training.batch import Batch
 from pipeline.training.network import Network
+from pipeline.training.objective import varied
 from pipeline.training.recipe import Recipe
+from pipeline.training.samples import Draw
 from pipeline.training.softened import KNOWN, Softened, detail_error, softened
 from pipeline.training.trainer import Trainer
 from pipeline.training.tuning import takes_part
@@ -24,7 +27,6 @@ from pipeline.trajectory import Trajectory, default_intrinsics, preset
 from tests.pure.test_depths import batch
 from tests.rays import FRAMES, SIZE, camera, video
 from tests.tiny import TINY_PIPELINE, TINY_TEXT, TINY_TRANSFORMER
-
 
 WIDTH = 6  # of words
 
@@ -323,6 +325,50 @@ def test_tuned_alone_it_learns_and_the_transformer_is_neither_asked_nor_moved(mo
     after = dict(trainer.network.named_parameters())
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved == set(trainer.parameters)
+
+
+def instructed(number: int) -> Batch:
+    """Targets two of which share what an instruction changes, each brighter than that."""
+    clean = edges(number)
+    draw = Draw("text", 8, (), source=False, preceding=False, tokenizer=None, merge_share=None)
+    plain = clean[:2] - torch.tensor([0.5, 1.5]).view(2, 1, 1, 1, 1)
+    return replace(batch(None, clean[[0, 0, 1, 1]]), draw=draw, plain=plain, instructions=("paint it red", "add a box"))
+
+
+def test_of_instructions_it_is_told_the_words_and_shown_what_was_there_before(monkeypatch):
+    trainer, told = small_trainer("details"), []
+    network, encode = trainer.network, trainer.pipe.encode_prompt
+
+    def forward(noisy, shown, share, source, words, sigma):
+        told.append((shown, share, source, words))
+        return shown + 0 * sum(each.sum() for each in trainer.parameters.values())
+
+    monkeypatch.setattr(trainer.pipe.transformer.details, "forward", forward)
+    given = instructed(0)
+    trainer.train_step(given)
+    [(shown, share, source, words)] = told
+    states, frames = encode(given.instructions), len(shown) // 4
+    assert torch.equal(words, states.repeat_interleave(2 * frames, dim=0)) and not words.requires_grad
+    known = (share < 0.01).expand_as(shown)
+    lighter = torch.tensor([0.5, 1.5]).repeat_interleave(2 * frames).view(-1, 1, 1, 1).expand_as(shown)
+    assert known.any() and torch.allclose((shown - source)[known], lighter[known], atol=0.15), "mirrored alike"
+    with torch.no_grad():
+        assert network is not None and set(validate(trainer, [given], 0.27)) == {"details_off"}
+
+
+def test_pictures_keep_the_colours_that_an_instruction_names():
+    given, mirrors = instructed(1), 0
+    given = replace(given, clean=given.clean * torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1, 1))
+    for number in range(10):
+        found = varied(given, seed(number))
+        assert found.plain is not None
+        for row, clean in enumerate(given.clean):
+            plain = given.plain[row // 2]
+            if mirrored := not torch.equal(found.clean[row], clean):
+                clean, plain = clean.flip(-1), plain.flip(-1)
+            assert torch.equal(found.clean[row], clean) and torch.equal(found.plain[row], plain)
+            mirrors += mirrored
+    assert 0 < mirrors < 40
 
 
 def test_trained_with_the_rest_every_part_learns():

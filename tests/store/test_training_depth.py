@@ -83,7 +83,7 @@ def test_where_depths_are_to_be_tuned_alone_both_data_and_model_must_have_them(
 def test_tuned_alone_details_are_learned_from_any_clips_and_the_rest_stays_as_it_was(
     tiny_scenes: str, tiny_model: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = {"steps": 4, "targets": 1, "camera": 1.0, "text": 0.0, "onward": 0.0, "warmup": 1}
+    recipe = {"steps": 4, "targets": 1, "camera": 0.5, "text": 0.5, "onward": 0.0, "warmup": 1}
     train(setup(tiny_scenes, tmp_path / "out", tiny_model, recipe, tune="details"))
     log = logged(tmp_path / "out")
     assert [line["step"] for line in log if "details_off" in line and "validation_loss" not in line] == [0, 4]
