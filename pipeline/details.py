@@ -26,7 +26,7 @@ from .unet import UNet
 STEPS = 14  # from noise to a picture
 # Noise with which the painting of an edit begins that keeps the camera: the picture is seen through it. What is painted
 # is the edit that the transformer has decided on, and not whether there is one.
-BEGUN = 0.8
+BEGUN = 0.65
 LEAST = 0.02  # a frame no pixel of which is made up by more than this stays as it is
 TOLD = 256  # numbers that a picture's noise and words are told in
 WAVES = 6  # of which the noise is told, each of half the length of the one before
