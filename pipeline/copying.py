@@ -191,7 +191,6 @@ class Copying(nn.Module):
                 invented = invented + shares[1] * ~met.meets
                 if (certain := level <= CERTAIN).any():
                     sample = sample + certain * invented * beside(made, met.shown, shares[1] * met.meets)
-            # Rows that share their rays with the source beside others that do not are not painted.
             if leaders is not None and (met is not None or shared.all()):
                 share = invented.unflatten(0, (count, frames)).transpose(1, 2)
                 before = None if outlines is None else outlines.shown

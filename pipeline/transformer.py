@@ -99,8 +99,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         depth_widths: of a model that copies, of the network that says how far away what the source shows is (see
             `depths`): in use it is looked up where the target's rays meet that; () for one without. depth_area: pixels
             that it looks at.
-        detail_widths: of a model with depth_widths, of the network that paints what is made up where the camera moves
-            on from a source (see `details`); () for one without. Untrained it knows no colours.
+        detail_widths: of a model with depth_widths, of the network that paints what is made up beside a source (see
+            `details`); () for one without. Untrained it knows no colours.
     New parameters: `tokenizers.<t>x<h>x<w>` (one per distinct kernel); `role_embedding` and `camera_embedding`, zero at
     first so that a base model is unchanged by them, or the blocks' `cam_encoder` and `projector`; `compressor`;
     `copying`; `depths`; `details`.
@@ -305,7 +305,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         toward: for guidance, the output (raw will do) of a pass with other words, and a scale. What this pass says goes
             that far on the way from itself to the other, and copying comes after that.
         paint: of the last step of an edit, like encoder_hidden_states, the words by which what is made up is painted
-            (see `details`) in noise of `generator`; None paints nothing.
+            (see `details`) in noise of `generator`; None paints nothing. Nor is a batch painted in which some rows
+            share their rays with the source and others do not.
         attention, merge: None for the model's own. With cached attention, source and memories may have fewer rows
             than the target, B = n * theirs, n targets for each one after another. If one row's camera is its source's,
             all look their sources up along their rays, as if no depths were known.

@@ -6,6 +6,7 @@ Letters in shapes: N pictures, C channels, D numbers that all of a picture is to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 GROUPS = 8  # of channels that are normalised together
-HEAD = 32  # channels of an attention's head
+HEAD = 32  # channels of an attention's head, where they divide the level's
 
 
 class UNet(nn.Module):
@@ -107,7 +108,7 @@ class Whole(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.heads = max(1, width // HEAD)
+        self.heads = width // math.gcd(width, HEAD)
         self.norm = nn.GroupNorm(GROUPS, width)
         self.enter, self.leave = nn.Conv2d(width, 3 * width, 1), nn.Conv2d(width, width, 1)
 

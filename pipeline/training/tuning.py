@@ -13,7 +13,7 @@ from pipeline.mini import seeded
 # Self-attention, ReCamMaster's layers around it, camera encoders, tokenizers and compressors; and copying, beside them.
 PAPER = ("attn1.", "projector.", "cam_encoder.", "camera_embedding.", "tokenizers.", "compressor.", "copying.")
 DEPTHS = "transformer.depths."  # a network of its own, which learns from pictures and depths and nothing else
-DETAILS = "transformer.details."  # the same, from pictures alone
+DETAILS = "transformer.details."  # the same, from pictures and words
 # What says which words a token attends to. Where all text is padding, it does not matter which.
 WORDS = ("attn2.to_q.", "attn2.to_k.", "attn2.norm_", "norm2.")
 ADAPTED = ["attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"]

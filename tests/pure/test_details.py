@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import pipeline.transformer
 from pipeline.agreement import MadeUp, leading
-from pipeline.details import BEGUN, Details, painted
+from pipeline.details import Details, painted
 from pipeline.lookup import CELL
 from pipeline.mini import build_mini, seeded
 from pipeline.training.batch import Batch
@@ -70,13 +70,26 @@ def test_padding_is_no_word_and_pictures_of_a_batch_do_not_see_each_other():
 
 
 def test_what_lies_far_off_has_a_say():
-    made = network(8, 8, 16)
-    noisy, shown = torch.zeros(2, 1, 3, 64, 64)
+    made = network(8, 8, 24)
+    levels = [*made.down, made.bottom, *made.up]
+    wholes = [each.whole for each in levels]
+    assert [each is not None for each in wholes] == [False, True, True, True, True, False]
+    made.norm = torch.nn.Identity()
+    for each in levels:  # norms, too, see all of a picture
+        each.norms = torch.nn.ModuleList([torch.nn.Identity(), torch.nn.Identity()])
+    noisy, shown = torch.zeros(1, 3, 128, 128), torch.zeros(1, 3, 128, 128)
     other = shown.clone()
-    other[..., -4:, -4:] = 1.0
-    rest = (torch.ones(1, 1, 64, 64), noisy, torch.zeros(1, 2, WIDTH), torch.tensor([0.5]))
+    other[..., -8:, -8:] = 1.0
+    rest = (torch.ones(1, 1, 128, 128), noisy, torch.zeros(1, 2, WIDTH), torch.tensor([0.5]))
+
+    def corner(shown: torch.Tensor) -> torch.Tensor:
+        return made(noisy, shown, *rest)[..., :8, :8]
+
     with torch.no_grad():
-        assert not torch.equal(made(noisy, shown, *rest)[..., :4, :4], made(noisy, other, *rest)[..., :4, :4])
+        assert not torch.equal(corner(shown), corner(other))
+        for each in levels:
+            each.whole = None
+        assert torch.equal(corner(shown), corner(other))
 
 
 def test_widths_that_do_not_divide_are_refused_and_models_that_do_not_copy_paint_nothing():
@@ -177,7 +190,8 @@ def test_where_a_source_shows_what_was_there_the_painting_begins_with_the_pictur
 
     state = torch.Generator().manual_seed(1)
     painted(paints, sample, replace(made_up, before=before), WORDS, state)
-    assert levels[0] <= BEGUN and levels == sorted(levels, reverse=True)
+    assert levels[0] == pytest.approx(9 / 14)  # the first of the even steps from BEGUN on
+    assert levels == sorted(levels, reverse=True)
     shown = sample[0, :, made_up.leaders.frames].transpose(0, 1)
     noise = [(each - (1 - level) * shown) / level for each, level in zip(first, levels, strict=True)]
     assert all(torch.allclose(each, noise[0], atol=1e-3) for each in noise)
