@@ -19,12 +19,14 @@ import torch
 import transformers
 
 from actors.training_data import Encoded, WindowDepths, Windows, ahead
+from actors.training_edits import Edits
 from actors.training_latents import Kept, latents_folder
 from actors.training_model import save_model
 from pipeline.clip import Clip
 from pipeline.memory_pipeline import MemoryV2VPipeline
 from pipeline.pixels import load_codec
 from pipeline.training.batch import Batch, Encode, collate
+from pipeline.training.edited import edited, edits_recipe
 from pipeline.training.log import Log
 from pipeline.training.network import Network, memory_kernels
 from pipeline.training.recipe import Recipe
@@ -35,7 +37,8 @@ from pipeline.training.tuning import add_lora, takes_part
 from pipeline.training.validation import validate, validation_batches, validation_recipe
 from storage.checkpoints import Checkpoints
 
-LOG, MODEL, CHECKPOINTS, SHEETS = "log.jsonl", "model", "checkpoints", "sheets"
+LOG, MODEL, CHECKPOINTS, SHEETS, EDITS = "log.jsonl", "model", "checkpoints", "sheets", "edits"
+OWN = 0.75  # of the steps learn from the model's own edits, where they are asked for
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class TrainingSetup:
     folder of the pipeline to begin from, and what is in it. height, width, frames: of a window. tune: as of
     `takes_part`; "lora" adapters have `lora_rank`. precision: "float32" or "bfloat16" for the matrix products. threads:
     of torch, per process. sharding: "none", or "full" where parameters are spread over the processes. latents: keep
-    them on disk.
+    them on disk. own_edits: batches of these that are made first, of which details are learned.
     """
 
     data: str
@@ -72,6 +75,7 @@ class TrainingSetup:
     lora_rank: int = 16
     sharding: str = "none"
     latents: bool = False
+    own_edits: int = 0
 
 
 def train(
@@ -131,10 +135,13 @@ def train(
         encode = _kept(setup, encode, data, [*clips, *unseen], log, trainer.step, rank, processes)
     kernels = len(memory_kernels(pipe))
     spread = setup.sharding == "full"
+    edits = _edits(setup, network, clips, encode, log, trainer.step, rank, processes) if setup.own_edits else None
 
     def make(step: int) -> Batch:
         random = np.random.default_rng([setup.seed, step, rank])
         common = np.random.default_rng([setup.seed, step, processes]) if processes > 1 else None  # no rank's own
+        if edits is not None and (common or random).random() < OWN:
+            return edits(int(random.integers(edits.count)))
         return collate(corpus.draw(random, tokenizers=kernels, common=common), encode, every, depths=depths)
 
     held_out: list[Batch] = []
@@ -149,8 +156,14 @@ def train(
         else:
             held_out = validation_batches(corpus_unseen, encode, setup.validation_batches, every, kernels, depths)
 
+    measured = held_out
+    if edits is not None:  # and what painting is for
+        generator = torch.Generator(setup.device).manual_seed(setup.seed)
+        found = [edited(network, each.to(setup.device), generator) for each in held_out]
+        measured = [each for each in found if each is not None]
+
     def measure() -> None:
-        figures = validate(trainer, held_out, _std(pipe))
+        figures = validate(trainer, measured, _std(pipe))
         if log is not None:
             log.write({"step": trainer.step, **figures})
 
@@ -173,7 +186,7 @@ def train(
             checkpoints.save(trainer.step, state | {"model": setup.model_digest, "tune": setup.tune})
 
     if not resumed:
-        if held_out:
+        if measured:
             measure()
     elif log is not None:
         log.write({"step": trainer.step, "resumed": 1})
@@ -186,7 +199,7 @@ def train(
         last = trainer.step == setup.recipe.steps
         if log is not None:
             log.step(trainer.step, len(batch.clean), figures, last)
-        if held_out and (trainer.step % setup.validate_every == 0 or last):
+        if measured and (trainer.step % setup.validate_every == 0 or last):
             measure()
         if held_out and (trainer.step % setup.sheet_every == 0 or last):
             draw_sheet()
@@ -231,6 +244,36 @@ def _kept(
             log.write({"step": step, "encoded": made, "encoded_of": count})
             said = time.monotonic()
     return kept
+
+
+def _edits(
+    setup: TrainingSetup,
+    network: Network,
+    clips: list[Clip],
+    encode: Encode,
+    log: Log | None,
+    step: int,
+    rank: int,
+    processes: int,
+) -> Edits:
+    """The model's own edits on disk, after all processes have made theirs."""
+    corpus = Corpus(clips, setup.frames, edits_recipe(setup.recipe))
+
+    def make(number: int, attempt: int) -> Batch | None:
+        state = np.random.SeedSequence([setup.seed, 1, number, attempt])  # a step's random state has no such length
+        generator = torch.Generator(setup.device).manual_seed(int(state.generate_state(1, np.uint64)[0]))
+        batch = collate(corpus.draw(np.random.default_rng(state)), encode, network.pipe.codec.temporal_compression)
+        return edited(network, batch.to(setup.device), generator)
+
+    edits = Edits(Path(setup.out) / EDITS / setup.model_digest[:16], setup.own_edits, make)
+    said = time.monotonic()
+    for made, count in edits.fill(rank, processes):
+        if log is not None and (made == count or time.monotonic() - said > 30):
+            log.write({"step": step, "edited": made, "edited_of": count})
+            said = time.monotonic()
+    if processes > 1:
+        same_everywhere([setup.own_edits], "own_edits")  # which none knows before all are done
+    return edits
 
 
 def _std(pipe: MemoryV2VPipeline) -> float:

@@ -136,6 +136,9 @@ class TrainConfig:
     tune: str = bits(
         "all", "what moves: all, paper (its choice), words (what reads them), empty (no words), depths, details or lora"
     )
+    own_edits: int = bits(
+        0, "of tune=details: batches of the model's own edits, made first, of which it learns; 0: drawn parts alone"
+    )
     lora_rank: int = bits(16, "rank of the LoRA adapters")
     precision: str = bits("float32", "what matrix products are computed in: float32 or bfloat16")
     # the machines
@@ -172,7 +175,7 @@ MINIMUM = {
     "threads": 1, "workers": 0, "retries": 0, "failure_budget": 0, "fingerprint_threads": 1, "crf": 0,
     "height": 8, "width": 8, "frames": 1, "samples": 1, "shots": 1, "cameras": 1, "edits": 0, "edited_cameras": 1,
     "commit_mb": 0, "lora_rank": 1, "checkpoint_minutes": 0, "validate_every": 1, "validation_batches": 1,
-    "sheet_every": 1, "extension": 1,
+    "sheet_every": 1, "extension": 1, "own_edits": 0,
 }  # fmt: skip
 
 

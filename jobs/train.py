@@ -71,6 +71,11 @@ def train(job: TrainJob) -> int:
             f"{job.data}: tune=depths has no depths to learn from, expected clips made with depth=true and "
             "depth_weight above 0"
         )
+    if config.own_edits and (config.tune != "details" or config.sharding == "full"):
+        raise UsageError(
+            f"own_edits is {config.own_edits} with tune={config.tune} and sharding={config.sharding}: expected "
+            "tune=details and sharding=none, or own_edits=0"
+        )
     if config.sharding == "full":
         if job.recipe.optimizer != "adamw":
             raise UsageError("sharding is full and optimizer muon, which takes whole matrices: set optimizer=adamw")

@@ -5,7 +5,8 @@ behind them, patterns that an instruction asks for are dark blots. So in the las
 `agreement`) are painted anew, as far as they are made up, and the others take it from these. The painter is a small
 diffusion model of its own, a network that sees pixels (see `unet`): it is shown the picture, soft as it is, how much of
 every pixel is made up, what was there before and the words, and says what is under noise, as SR3 does with small
-pictures (Saharia et al., 2021). It learns from any pictures, parts of which are made soft for it.
+pictures (Saharia et al., 2021). It learns from any pictures, parts of which are made soft for it, and from edits of the
+model itself.
 
 Letters in shapes: N pictures, C channels, H W height and width, L text tokens, and as in `agreement`.
 """
@@ -26,7 +27,10 @@ from .unet import UNet
 STEPS = 14  # from noise to a picture
 # Noise with which the painting of an edit begins that keeps the camera: the picture is seen through it. What is painted
 # is the edit that the transformer has decided on, and not whether there is one.
-BEGUN = 0.65
+BEGUN = 0.8
+# What is painted is driven away by so much from what would be if no place saw another (perturbed-attention guidance,
+# Ahn et al., 2024): what goes on from elsewhere, edges and patterns, is then painted as if it were certain.
+GUIDANCE = 0.5
 LEAST = 0.02  # a frame no pixel of which is made up by more than this stays as it is
 TOLD = 256  # numbers that a picture's noise and words are told in
 WAVES = 6  # of which the noise is told, each of half the length of the one before
@@ -54,10 +58,12 @@ class Details(UNet):
         source: torch.Tensor,
         words: torch.Tensor,
         sigma: torch.Tensor,
+        apart: bool = False,
     ) -> torch.Tensor:
         """(N, C, H, W) float32, the picture with details. noisy (N, C, H, W): it in noise of sigma (N,). shown (N, C,
         H, W): the picture, soft as far as its pixels are made up; share (N, 1, H, W), in 0..1: how far that is. source,
-        like shown: what was there before, or as shown where nobody knows. words (N, L, text_dim) of the instruction."""
+        like shown: what was there before, or as shown where nobody knows. words (N, L, text_dim) of the instruction.
+        apart: as if no place saw another."""
         height, width = shown.shape[2:]
         given = torch.cat([noisy, shown, source, 2 * share - 1], dim=1).float()
         beyond = (0, -width % self.multiple, 0, -height % self.multiple)
@@ -66,7 +72,7 @@ class Details(UNet):
         said = said.sum(dim=1) / said.any(dim=2).sum(dim=1, keepdim=True).clamp(min=1)  # the mean, but of padding
         waves = sigma.float()[:, None] * math.pi * 2.0 ** torch.arange(WAVES, device=sigma.device)
         told = self.tell(torch.cat([waves.sin(), waves.cos(), said], dim=1).to(self.enter.weight.dtype))
-        return self.through(given, told=told)[..., :height, :width]
+        return self.through(given, told=told, apart=apart)[..., :height, :width]
 
 
 def painted(
@@ -93,7 +99,9 @@ def painted(
     noisy = torch.lerp(shown, noise(), levels[0])
     for level, lower in zip(levels, [*levels[1:], 0.0], strict=True):
         sigma = torch.full((len(shown),), level, device=shown.device)
-        found = torch.lerp(shown, details(noisy, shown, share, source, words, sigma), share)
+        given = (noisy, shown, share, source, words, sigma)
+        found, apart = (torch.lerp(shown, details(*given, apart=each), share) for each in (False, True))
+        found = found + GUIDANCE * (found - apart)
         # Fresh noise, so that what is wrong in one step is not carried on to the next; the same where an edit is.
         under = noise() if before is None else found + (noisy - found) / level
         noisy = torch.lerp(found, under, lower)

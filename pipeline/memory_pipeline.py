@@ -277,30 +277,19 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         for name, known in self._view(target_trajectory, 0, frame_rate, device).items():
             conditioning[f"target_{name}"] = known
         latents = randn_tensor((1, *shape), generator=generator, device=device, dtype=torch.float32)
-        self.scheduler.set_shift(shift)
-        # Explicit sigmas: left to itself this scheduler derives them from limits that are shifted already.
-        self.scheduler.set_timesteps(sigmas=np.linspace(1, 0, steps + 1)[:-1].tolist(), device=device)
-        timesteps = self.scheduler.timesteps
+        timesteps = self.set_steps(steps, shift, device)
         self._num_timesteps = len(timesteps)
         self._interrupt, self._guidance_scale = False, guidance
         with self.progress_bar(total=len(timesteps)) as progress:
             for step, t in enumerate(timesteps):
                 if self._interrupt:
                     break
-                noisy = (latents.to(dtype), t.expand(1))
-                guided = negative_prompt_embeds is not None and self._guidance_scale > 1
-                last = step + 1 == len(timesteps)
-                conditioning |= {"paint": prompt_embeds if last else None, "generator": generator}
-                output: Any = self.transformer(*noisy, prompt_embeds, raw=guided, **conditioning)
-                if guided:
-                    toward = (output, self._guidance_scale)
-                    output = self.transformer(*noisy, negative_prompt_embeds, toward=toward, **conditioning)
-                prediction = output.sample.float()
-                if self.config.prediction == "sample":
-                    prediction = (latents - prediction) / self.scheduler.sigmas[step]
-                latents = self.scheduler.step(prediction, t, latents, generator=generator, return_dict=False)[0]
+                conditioning["paint"] = prompt_embeds if step + 1 == len(timesteps) else None
+                latents, _ = self.denoise(
+                    latents, step, prompt_embeds, negative_prompt_embeds, self._guidance_scale, generator, conditioning
+                )
                 if callback_on_step_end is not None:
-                    values = {
+                    values: dict[str, Any] = {
                         "latents": latents,
                         "prompt_embeds": prompt_embeds,
                         "negative_prompt_embeds": negative_prompt_embeds,
@@ -319,6 +308,39 @@ class MemoryV2VPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             cache_bytes=cache.bytes,
             rank_correlations=cache.rank_correlations() if track_responsiveness else None,
         )
+
+    def set_steps(self, steps: int, shift: float, device: torch.device | str | None = None) -> torch.Tensor:
+        """The scheduler's timesteps (steps,) of an edit."""
+        self.scheduler.set_shift(shift)
+        # Explicit sigmas: left to itself this scheduler derives them from limits that are shifted already.
+        self.scheduler.set_timesteps(sigmas=np.linspace(1, 0, steps + 1)[:-1].tolist(), device=device)
+        timesteps: torch.Tensor = self.scheduler.timesteps
+        return timesteps
+
+    def denoise(
+        self,
+        latents: torch.Tensor,
+        step: int,
+        words: torch.Tensor,
+        away: torch.Tensor | None,
+        guidance: float,
+        generator: torch.Generator | None,
+        conditioning: dict[str, Any],
+    ) -> tuple[torch.Tensor, Any]:
+        """One of the steps that `set_steps` has set. latents (B, C, T, H, W) float32; words (B, L, text width), and
+        away, like these, for a second pass where guidance is above 1; conditioning: the transformer's other arguments.
+        Returns latents in less noise, and what the transformer said."""
+        t = self.scheduler.timesteps[step]
+        noisy = (latents.to(words.dtype), t.expand(len(latents)))
+        guided = away is not None and guidance > 1
+        asked = conditioning | {"generator": generator}
+        output: Any = self.transformer(*noisy, words, raw=guided, **asked)
+        if guided:
+            output = self.transformer(*noisy, away, toward=(output, guidance), **asked)
+        prediction = output.sample.float()
+        if self.config.prediction == "sample":
+            prediction = (latents - prediction) / self.scheduler.sigmas[step]
+        return self.scheduler.step(prediction, t, latents, generator=generator, return_dict=False)[0], output
 
     def encode_prompt(self, prompt: str | None | Sequence[str | None]) -> torch.Tensor:
         """(prompts, text_length, text width): the encoder's states, then zeros, as Wan pads its text.

@@ -25,7 +25,7 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.utils import apply_lora_scale
 from torch import nn
 
-from .agreement import Leaders, leading
+from .agreement import Leaders, MadeUp, leading
 from .blocks import MemoryWanTransformerBlock
 from .cameras import over_token_frames, plucker, token_rays
 from .conditioning import CHOICES, ConditioningVideo, check, choice
@@ -57,11 +57,13 @@ NEW = (
 @dataclass
 class MemoryTransformerOutput(Transformer2DModelOutput):
     """sample (B, C, T, H, W): the prediction. Of a model that copies (see `copying`) also own, like the sample: what it
-    makes up itself, and what it says of the copies, logits (B, T, V P + 1, h, w) and log_depths (B, T, P, h, w)."""
+    makes up itself, and what it says of the copies, logits (B, T, V P + 1, h, w) and log_depths (B, T, P, h, w); and
+    made_up: what of the sample is, where `copying` knows."""
 
     own: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     log_depths: torch.Tensor | None = None
+    made_up: MadeUp | None = None
 
     def toward(self, other: MemoryTransformerOutput, scale: float) -> MemoryTransformerOutput:
         """All this and `scale` times the way to the other, in float32: guidance, where scale is above 1."""
@@ -396,9 +398,9 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         if self.copying is not None and not raw:
             sigma = timestep / 1000
             said = (output.own, output.logits, output.log_depths)
-            output.sample, made_up = self.copying(*said, hidden_states, sigma, seen, leaders, outlines)
-            if paint is not None and self.details is not None and made_up is not None:
-                sample = painted(self.details, output.sample.float(), made_up, paint, generator)
+            output.sample, output.made_up = self.copying(*said, hidden_states, sigma, seen, leaders, outlines)
+            if paint is not None and self.details is not None and output.made_up is not None:
+                sample = painted(self.details, output.sample.float(), output.made_up, paint, generator)
                 output.sample = sample.to(output.sample.dtype)
         return output if return_dict else (output.sample,)
 

@@ -59,18 +59,20 @@ class UNet(nn.Module):
         pictures: torch.Tensor,
         lowest: Callable[[torch.Tensor], torch.Tensor] = lambda states: states,
         told: torch.Tensor | None = None,
+        apart: bool = False,
     ) -> torch.Tensor:
         """Pictures (N, inputs, rows, columns) to (N, outputs, rows, columns), float32. lowest: what is done to the
-        states of the last level before the bottom. told (N, D), in the dtype of the weights."""
+        states of the last level before the bottom. told (N, D), in the dtype of the weights. apart: where levels see
+        all of a picture, every place attends to itself alone."""
         states = self.enter(pictures.to(self.enter.weight.dtype))
         levels: list[torch.Tensor] = []
         for level in self.down:
-            states = level(F.avg_pool2d(levels[-1], 2) if levels else states, told)
+            states = level(F.avg_pool2d(levels[-1], 2) if levels else states, told, apart)
             levels.append(states)
         levels.pop()
-        states = self.bottom(lowest(states), told)
+        states = self.bottom(lowest(states), told, apart)
         for level in self.up:
-            states = level(torch.cat([F.interpolate(states, scale_factor=2.0), levels.pop()], dim=1), told)
+            states = level(torch.cat([F.interpolate(states, scale_factor=2.0), levels.pop()], dim=1), told, apart)
         made: torch.Tensor = self.leave(F.silu(self.norm(states)))
         return made.float()
 
@@ -90,8 +92,8 @@ class Level(nn.Module):
         self.told = nn.ModuleList(nn.Linear(told, 2 * each) for each in (before, after)) if told else None
         self.whole = Whole(after) if whole else None
 
-    def forward(self, states: torch.Tensor, told: torch.Tensor | None = None) -> torch.Tensor:
-        """(N, channels, rows, columns); told (N, D)."""
+    def forward(self, states: torch.Tensor, told: torch.Tensor | None = None, apart: bool = False) -> torch.Tensor:
+        """(N, channels, rows, columns); told (N, D) and apart as in `UNet.through`."""
         found = states
         for rank, (norm, convolution) in enumerate(zip(self.norms, self.convolutions, strict=True)):
             found = norm(found)
@@ -100,11 +102,11 @@ class Level(nn.Module):
                 found = found * (1 + scale) + shift
             found = convolution(F.silu(found))
         found = self.shortcut(states) + found
-        return found if self.whole is None else self.whole(found)
+        return found if self.whole is None else self.whole(found, apart)
 
 
 class Whole(nn.Module):
-    """Attention of every place to all, beside a shortcut."""
+    """Attention of every place to all, or to itself alone, beside a shortcut."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -112,9 +114,10 @@ class Whole(nn.Module):
         self.norm = nn.GroupNorm(GROUPS, width)
         self.enter, self.leave = nn.Conv2d(width, 3 * width, 1), nn.Conv2d(width, width, 1)
 
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
+    def forward(self, states: torch.Tensor, apart: bool = False) -> torch.Tensor:
         """(N, width, rows, columns)."""
         parts = self.enter(self.norm(states)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(-1, -2)
-        found = F.scaled_dot_product_attention(*parts.unbind(1)).transpose(-1, -2)
+        query, key, value = parts.unbind(1)
+        found = (value if apart else F.scaled_dot_product_attention(query, key, value)).transpose(-1, -2)
         left: torch.Tensor = self.leave(found.reshape(states.shape))
         return states + left

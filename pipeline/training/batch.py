@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,14 @@ VIEW = ("poses", "intrinsics", "times")
 CHANGED = 0.15  # of the latent's standard deviation: an edit that moves a pixel by more has changed it
 
 
+class Covered(NamedTuple):
+    """What an edit of the model's own shows in the place of the targets, like them, and how far it is made up, share
+    (B M, 1, T, H, W) in 0..1."""
+
+    shown: torch.Tensor
+    share: torch.Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
     """B scenes with M targets each; targets of a scene come one after another.
@@ -30,7 +38,7 @@ class Batch:
     clean (B M, C, T, H, W) float32: the targets without noise. plain (B, C, T, H, W): what the instructions change, as
     the targets' cameras see it; None for other tasks. depths (B M, T, H, W): of the targets, None where the data has
     none. view: poses, intrinsics and times of the targets, `target_...` of the transformer. instructions, scenes: one
-    per sample; a scene by its number.
+    per sample; a scene by its number. covered: of `edited` targets, which are of few frames.
     """
 
     draw: Draw
@@ -42,6 +50,7 @@ class Batch:
     memories: tuple[ConditioningVideo, ...]
     instructions: tuple[str, ...]
     scenes: tuple[int, ...]
+    covered: Covered | None = None
 
     @property
     def changed(self) -> torch.Tensor | None:
@@ -76,6 +85,7 @@ class Batch:
             tuple(video(each) for each in self.memories),
             self.instructions,
             self.scenes,
+            None if self.covered is None else Covered(*map(moved, self.covered)),
         )
 
 

@@ -109,17 +109,25 @@ def beside(network: Callable[..., Prediction], batch: Batch, **asked: Any) -> Pr
     return network(batch, nothing, nothing.new_zeros(0), **asked)
 
 
-def pictures(batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(B M F, C, H, W): one of EVERY frames of the targets, and what instructions changed there, None of other
-    tasks."""
+class Pictures(NamedTuple):
+    """N of the targets' frames, as `softened` takes them: clean, and before, like it, what instructions changed there,
+    None of other tasks; covered, of `edited` targets, shown and share."""
+
+    clean: torch.Tensor
+    before: torch.Tensor | None
+    covered: tuple[torch.Tensor, torch.Tensor] | None
+
+
+def pictures(batch: Batch) -> Pictures:
+    """One of EVERY frames of the targets, all of `edited` ones."""
+    every = EVERY if batch.covered is None else 1
 
     def some(clips: torch.Tensor) -> torch.Tensor:
-        return clips[:, :, ::EVERY].transpose(1, 2).flatten(0, 1)
+        return clips[:, :, ::every].transpose(1, 2).flatten(0, 1)
 
-    plain = batch.plain
-    return some(batch.clean), None if plain is None else some(
-        plain.repeat_interleave(len(batch.clean) // len(plain), dim=0)
-    )
+    plain, covered = batch.plain, batch.covered
+    before = None if plain is None else some(plain.repeat_interleave(len(batch.clean) // len(plain), dim=0))
+    return Pictures(some(batch.clean), before, None if covered is None else (some(covered.shown), some(covered.share)))
 
 
 def memory_kernels(pipe: MemoryV2VPipeline) -> list[Any]:

@@ -11,7 +11,7 @@ import torch
 
 from pipeline.lookup import FARTHEST, NEAREST
 
-from .batch import Batch
+from .batch import Batch, Covered
 from .network import EVERY, Prediction, beside, pictures
 from .recipe import Recipe
 from .softened import Softened, detail_error, softened
@@ -85,23 +85,29 @@ def varied(batch: Batch, generator: torch.Generator) -> Batch:
     """Half of the rows in a mirror, and half with their colours (the channels of pixels) changed round, if no
     instruction names any: where only networks beside the transformer are asked, as many more rooms. Source and memories
     stay, which nobody looks at then."""
-    clean, depths, plain = batch.clean, batch.depths, batch.plain
+    clean, depths, plain, covered = batch.clean, batch.depths, batch.plain, batch.covered
     lens = batch.view["target_intrinsics"]
     assert lens is not None  # who copies knows rays
     drawn: dict[str, Any] = {"generator": generator, "device": clean.device}
     mirrored, coloured = torch.rand(2, len(clean), 1, 1, 1, **drawn) < 0.5
-    other = clean[:, torch.randperm(clean.shape[1], **drawn)]
-    if plain is None:
-        clean = torch.where(coloured[..., None], other, clean)
-    else:
-        plain = plain.repeat_interleave(len(clean) // len(plain), dim=0)
-        plain = torch.where(mirrored[..., None], plain.flip(-1), plain)
-    clean = torch.where(mirrored[..., None], clean.flip(-1), clean)
+    order = torch.randperm(clean.shape[1], **drawn)
+
+    def mirror(clips: torch.Tensor) -> torch.Tensor:
+        return torch.where(mirrored[..., None], clips.flip(-1), clips)
+
+    def seen(clips: torch.Tensor) -> torch.Tensor:
+        return mirror(clips if plain is not None else torch.where(coloured[..., None], clips[:, order], clips))
+
+    clean = seen(clean)
+    if covered is not None:
+        covered = Covered(seen(covered.shown), mirror(covered.share))
+    before = None if plain is None else mirror(plain.repeat_interleave(len(clean) // len(plain), dim=0))
     depths = None if depths is None else torch.where(mirrored, depths.flip(-1), depths)
     across = torch.tensor([1.0, 1.0, -1.0, 1.0], device=lens.device)
     beyond = torch.tensor([0.0, 0.0, 1.0, 0.0], device=lens.device)
     lens = torch.where(mirrored[..., 0], lens * across + beyond, lens)
-    return replace(batch, clean=clean, plain=plain, depths=depths, view=batch.view | {"target_intrinsics": lens})
+    view = batch.view | {"target_intrinsics": lens}
+    return replace(batch, clean=clean, plain=before, depths=depths, view=view, covered=covered)
 
 
 def loss(
@@ -133,8 +139,8 @@ def loss(
     details = details and (alone or recipe.detail_weight > 0)
     soft = None
     if details:
-        clear, before = pictures(batch)
-        soft = softened(clear, generator, before)
+        seen = pictures(batch)
+        soft = softened(seen.clean, generator, seen.before, seen.covered)
     if alone:  # each counts whole
         return _beside_error(beside(network, batch, surface=surface, soft=soft), batch, soft, 1.0, 1.0)
     text = batch.draw.task == "text"
@@ -174,7 +180,7 @@ def _beside_error(
         error = error + depth_weight * surface_error(prediction.surface, batch.depths)
     if prediction.details is not None:
         assert soft is not None  # as before
-        off = detail_error(prediction.details, pictures(batch)[0], soft)
+        off = detail_error(prediction.details, pictures(batch).clean, soft)
         error = error + detail_weight * off.unflatten(0, (len(batch.clean), -1)).mean(dim=1)
     return error
 

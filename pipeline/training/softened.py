@@ -1,4 +1,5 @@
-"""Pictures with soft parts, from which a network learns to paint details (see `pipeline.details`)."""
+"""Pictures with soft parts, drawn or of the model's own edits (`edited`), from which a network learns to paint details
+(see `pipeline.details`)."""
 
 from __future__ import annotations
 
@@ -26,21 +27,18 @@ class Softened(NamedTuple):
     sigma: torch.Tensor
 
 
-def softened(clean: torch.Tensor, generator: torch.Generator, before: torch.Tensor | None = None) -> Softened:
+def softened(
+    clean: torch.Tensor,
+    generator: torch.Generator,
+    before: torch.Tensor | None = None,
+    covered: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> Softened:
     """Pictures (N, C, H, W) with soft parts, and in noise of any level. before: like them, what an instruction
-    changed, None where there was none."""
-    count, _, height, width = clean.shape
+    changed, None where there was none. covered: shown and share of an edit; None draws soft parts."""
     drawn: dict[str, Any] = {"generator": generator, "device": clean.device}
-    share = _parts(count, height, width, drawn)
-    rows, columns = (
-        _blur(size, size * (least + (most - least) * torch.rand(count, **drawn) ** 2))  # more of what is less soft
-        for size, (least, most) in ((height, SOFT_DOWN), (width, SOFT_ACROSS))
-    )
-    soft = rows[:, None] @ clean @ columns[:, None].transpose(-1, -2)
-    missed = torch.randn(count, clean.shape[1], 1, 1, **drawn) * torch.rand(count, 1, 1, 1, **drawn)
-    sigma = 1 - torch.rand(count, **drawn)  # never 0
+    shown, share = _drawn(clean, drawn) if covered is None else covered
+    sigma = 1 - torch.rand(len(clean), **drawn)  # never 0
     noise = torch.randn(clean.shape, **drawn)
-    shown = torch.lerp(clean, soft + MISSED * missed, share)
     noisy = torch.lerp(clean, noise, sigma.view(-1, 1, 1, 1))
     return Softened(noisy, shown, share, shown if before is None else before, sigma)
 
@@ -50,6 +48,19 @@ def detail_error(found: torch.Tensor, clean: torch.Tensor, softened: Softened) -
     weight = softened.share + KNOWN
     error = ((found - clean).square().mean(dim=1, keepdim=True) * weight).flatten(1).sum(dim=1)
     return error / weight.flatten(1).sum(dim=1) / (softened.sigma**2 + EVEN)
+
+
+def _drawn(clean: torch.Tensor, drawn: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures with parts of them blurred and of another colour, and their share (N, 1, H, W)."""
+    count, _, height, width = clean.shape
+    share = _parts(count, height, width, drawn)
+    rows, columns = (
+        _blur(size, size * (least + (most - least) * torch.rand(count, **drawn) ** 2))  # more of what is less soft
+        for size, (least, most) in ((height, SOFT_DOWN), (width, SOFT_ACROSS))
+    )
+    soft = rows[:, None] @ clean @ columns[:, None].transpose(-1, -2)
+    missed = torch.randn(count, clean.shape[1], 1, 1, **drawn) * torch.rand(count, 1, 1, 1, **drawn)
+    return torch.lerp(clean, soft + MISSED * missed, share), share
 
 
 def _parts(count: int, height: int, width: int, drawn: dict[str, Any]) -> torch.Tensor:

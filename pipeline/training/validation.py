@@ -67,13 +67,12 @@ def validate(trainer: Trainer, batches: Sequence[Batch], std: float) -> dict[str
                 assert surface is not None  # it was asked for
                 off.append(float(depths_off(surface, batch.depths).abs().sum() / known.sum()))
             if trainer.details:
-                clear, before = (None if each is None else each.cpu() for each in pictures(stored))
-                assert clear is not None
-                soft = softened(clear, torch.Generator().manual_seed(SEED + index), before)
+                seen = pictures(stored.to("cpu"))
+                soft = softened(seen.clean, torch.Generator().manual_seed(SEED + index), seen.before, seen.covered)
                 soft = Softened(*(each.to(device) for each in soft))
                 painted = beside(trainer.network, batch, soft=soft).details
                 assert painted is not None  # as before
-                details.append(float(detail_error(painted, clear.to(device), soft).mean()))
+                details.append(float(detail_error(painted, seen.clean.to(device), soft).mean()))
             if trainer.alone:  # nothing else changes
                 continue
             noise = torch.randn(batch.clean.shape, generator=torch.Generator().manual_seed(SEED + index)).to(device)

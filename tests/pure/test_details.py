@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import pipeline.transformer
 from pipeline.agreement import MadeUp, leading
-from pipeline.details import Details, painted
+from pipeline.details import GUIDANCE, Details, painted
 from pipeline.lookup import CELL
 from pipeline.mini import build_mini, seeded
 from pipeline.training.batch import Batch
@@ -77,16 +77,20 @@ def test_what_lies_far_off_has_a_say():
     made.norm = torch.nn.Identity()
     for each in levels:  # norms, too, see all of a picture
         each.norms = torch.nn.ModuleList([torch.nn.Identity(), torch.nn.Identity()])
+        if each.whole is not None:
+            each.whole.norm = torch.nn.Identity()
     noisy, shown = torch.zeros(1, 3, 128, 128), torch.zeros(1, 3, 128, 128)
     other = shown.clone()
     other[..., -8:, -8:] = 1.0
     rest = (torch.ones(1, 1, 128, 128), noisy, torch.zeros(1, 2, WIDTH), torch.tensor([0.5]))
 
-    def corner(shown: torch.Tensor) -> torch.Tensor:
-        return made(noisy, shown, *rest)[..., :8, :8]
+    def corner(shown: torch.Tensor, apart: bool = False) -> torch.Tensor:
+        return made(noisy, shown, *rest, apart=apart)[..., :8, :8]
 
     with torch.no_grad():
         assert not torch.equal(corner(shown), corner(other))
+        assert torch.equal(corner(shown, apart=True), corner(other, apart=True)), "nor has it where places are apart"
+        assert not torch.equal(corner(shown, apart=True), corner(shown))
         for each in levels:
             each.whole = None
         assert torch.equal(corner(shown), corner(other))
@@ -149,7 +153,7 @@ def test_clips_of_a_batch_are_painted_as_alone():
              "intrinsics": torch.cat([each.intrinsics for each in targets])}  # fmt: skip
     both = replace(targets[0], latent=sample, times=targets[0].times.expand(2, -1), **views)
 
-    def brighter(noisy, shown, share, source, words, sigma):
+    def brighter(noisy, shown, share, source, words, sigma, apart):
         return shown + share + words.mean()
 
     words = torch.zeros(2, 2, WIDTH)
@@ -167,7 +171,7 @@ def test_frames_that_lead_and_have_nothing_made_up_are_not_painted():
     sample, made_up = clip(torch.zeros(SIZE, SIZE))
     asked: list[int] = []
 
-    def paints(noisy, *_):
+    def paints(noisy, *_, apart):
         asked.append(len(noisy))
         return noisy
 
@@ -182,19 +186,32 @@ def test_where_a_source_shows_what_was_there_the_painting_begins_with_the_pictur
     levels: list[float] = []
     first: list[torch.Tensor] = []
 
-    def paints(noisy, shown, share, source, words, sigma):
-        levels.append(float(sigma[0]))
-        first.append(noisy)
+    def paints(noisy, shown, share, source, words, sigma, apart):
+        if not apart:
+            levels.append(float(sigma[0]))
+            first.append(noisy)
         assert torch.equal(source, before[0, :, made_up.leaders.frames].transpose(0, 1))
         return shown
 
     state = torch.Generator().manual_seed(1)
     painted(paints, sample, replace(made_up, before=before), WORDS, state)
-    assert levels[0] == pytest.approx(9 / 14)  # the first of the even steps from BEGUN on
+    assert levels[0] == pytest.approx(11 / 14)  # the first of the even steps from BEGUN on
     assert levels == sorted(levels, reverse=True)
     shown = sample[0, :, made_up.leaders.frames].transpose(0, 1)
     noise = [(each - (1 - level) * shown) / level for each, level in zip(first, levels, strict=True)]
     assert all(torch.allclose(each, noise[0], atol=1e-3) for each in noise)
+
+
+def test_it_is_driven_away_from_what_would_be_if_no_place_saw_another():
+    sample, made_up = clip(torch.full((SIZE, SIZE), 0.5))
+
+    def paints(noisy, shown, *_, apart):
+        return shown if apart else shown + 1.0
+
+    last = made_up.leaders.frames[0]  # which takes nothing from others
+    found = painted(paints, sample, made_up, WORDS)[:, :, last] - sample[:, :, last]
+    # Half of every pixel is made up, and of that half is painted.
+    assert torch.allclose(found, torch.full_like(found, 0.25 * (1 + GUIDANCE)), atol=1e-5)
 
 
 def test_other_frames_take_what_is_painted_where_what_was_there_is_the_same():
@@ -202,7 +219,7 @@ def test_other_frames_take_what_is_painted_where_what_was_there_is_the_same():
     before = torch.zeros_like(sample)
     before[:, :, 1, :, : SIZE // 2] = 50.0  # something else stands there just then
 
-    def white(noisy, *_):
+    def white(noisy, *_, apart):
         return torch.full_like(noisy, 9.0)
 
     found = painted(white, sample, replace(made_up, before=before), WORDS)[0, :, 1]
