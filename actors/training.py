@@ -26,19 +26,18 @@ from pipeline.clip import Clip
 from pipeline.memory_pipeline import MemoryV2VPipeline
 from pipeline.pixels import load_codec
 from pipeline.training.batch import Batch, Encode, collate
-from pipeline.training.edited import edited, edits_recipe
+from pipeline.training.edited import OWN, all_edited, edited, edits_recipe
 from pipeline.training.log import Log
 from pipeline.training.network import Network, memory_kernels
 from pipeline.training.recipe import Recipe
 from pipeline.training.samples import Corpus
 from pipeline.training.sharding import agreed, same_everywhere, whole
 from pipeline.training.trainer import Trainer
-from pipeline.training.tuning import add_lora, takes_part
+from pipeline.training.tuning import add_lora, takes_part, teaches
 from pipeline.training.validation import validate, validation_batches, validation_recipe
 from storage.checkpoints import Checkpoints
 
 LOG, MODEL, CHECKPOINTS, SHEETS, EDITS = "log.jsonl", "model", "checkpoints", "sheets", "edits"
-OWN = 0.75  # of the steps learn from the model's own edits, where they are asked for
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def train(
         rank,
         takes_part(setup.tune),
         wrap,
-        {"words": ("text",), "depths": (), "details": ()}.get(setup.tune, corpus.teaches),
+        teaches(setup.tune, corpus.teaches),
     )
     checkpoints = Checkpoints(Path(setup.out) / CHECKPOINTS)
     if processes > 1:
@@ -157,10 +156,8 @@ def train(
             held_out = validation_batches(corpus_unseen, encode, setup.validation_batches, every, kernels, depths)
 
     measured = held_out
-    if edits is not None:  # and what painting is for
-        generator = torch.Generator(setup.device).manual_seed(setup.seed)
-        found = [edited(network, each.to(setup.device), generator) for each in held_out]
-        measured = [each for each in found if each is not None]
+    if edits is not None:
+        measured = [*all_edited(network, (each.to(setup.device) for each in held_out), setup.seed)]
 
     def measure() -> None:
         figures = validate(trainer, measured, _std(pipe))
@@ -260,10 +257,9 @@ def _edits(
     corpus = Corpus(clips, setup.frames, edits_recipe(setup.recipe))
 
     def make(number: int, attempt: int) -> Batch | None:
-        state = np.random.SeedSequence([setup.seed, 1, number, attempt])  # a step's random state has no such length
-        generator = torch.Generator(setup.device).manual_seed(int(state.generate_state(1, np.uint64)[0]))
+        state = [setup.seed, 1, number, attempt]  # a step's has another length
         batch = collate(corpus.draw(np.random.default_rng(state)), encode, network.pipe.codec.temporal_compression)
-        return edited(network, batch.to(setup.device), generator)
+        return edited(network, batch.to(setup.device), *state)
 
     edits = Edits(Path(setup.out) / EDITS / setup.model_digest[:16], setup.own_edits, make)
     said = time.monotonic()

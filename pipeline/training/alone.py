@@ -18,9 +18,11 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from pipeline.clip import Clip
@@ -29,16 +31,19 @@ from pipeline.mini import SIZES, build_mini
 from pipeline.scenes import Filming
 from pipeline.splits import scenes_of
 
+from .edited import OWN, all_edited, edits_recipe
 from .log import Log
 from .network import Network, memory_kernels
 from .recipe import Recipe
 from .rendered import Pool, Stage, described, developed, placed, rendered_batches, scene_clips
 from .samples import Corpus
 from .trainer import DivergedError, Trainer
+from .tuning import takes_part, teaches
 from .validation import validate, validation_batches, validation_recipe
 
 REPLANNED = 25  # steps after which it is reckoned how many there is time for
 MODELS, PRECISIONS = tuple(f"mini-{size}" for size in SIZES), ("float32", "bfloat16")
+TUNES = ("all", "paper", "words", "empty", "depths", "details")  # as of `takes_part`, but for adapters
 HELD_OUT, HELD_OUT_SCENES = 1 << 30, 24  # seed of the first of the scenes that are for validation, and how many
 
 
@@ -57,6 +62,8 @@ class Setup:
     validate_every: int = 500
     validation_batches: int = 4
     checkpoint_minutes: float = 5.0
+    tune: str = "all"
+    own_edits: int = 0
 
 
 FIELDS: dict[type, dict[str, Any]] = {
@@ -89,7 +96,12 @@ def main() -> None:
         values |= said(given.overrides, "=")
         setup = Setup(**{key: value for key, value in values.items() if key in FIELDS[Setup]})
         recipe = Recipe(**{key: value for key, value in values.items() if key in FIELDS[Recipe]})
-        for name, value, known in (("model", setup.model, MODELS), ("precision", setup.precision, PRECISIONS)):
+        choices = (
+            ("model", setup.model, MODELS),
+            ("precision", setup.precision, PRECISIONS),
+            ("tune", setup.tune, TUNES),
+        )
+        for name, value, known in choices:
             if value not in known:
                 raise ValueError(f"{name} is {value!r}, expected one of {known}")
         if min(given.scenes, given.renderers) < 1:
@@ -98,6 +110,8 @@ def main() -> None:
             raise ValueError(
                 f"validate_every is {setup.validate_every}, expected at least 1; for none set validation_batches=0"
             )
+        if setup.own_edits < 0 or (setup.own_edits and setup.tune != "details"):
+            raise ValueError(f"own_edits is {setup.own_edits} with tune={setup.tune}, expected 0, or tune=details")
         if given.first < 0:
             raise ValueError(f"--first {given.first}, expected the number of a scene, 0 or more")
         if setup.seed < 0:
@@ -152,8 +166,8 @@ def run(given: argparse.Namespace, setup: Setup, recipe: Recipe) -> None:
     if setup.compile:
         pipe.transformer.compile_repeated_blocks(dynamic=True)
     network = Network(pipe, getattr(torch, setup.precision))
-    taught = dataclasses.replace(recipe, text=recipe.text if given.edits else 0.0).teaches
-    trainer = Trainer(network, recipe, setup.seed, learned=taught)
+    tasks = dataclasses.replace(recipe, text=recipe.text if given.edits else 0.0).teaches
+    trainer = Trainer(network, recipe, setup.seed, trainable=takes_part(setup.tune), learned=teaches(setup.tune, tasks))
     checkpoint, model, journal = (given.out / name for name in ("checkpoint.pt", "model", "log.jsonl"))
     given.out.mkdir(parents=True, exist_ok=True)
     planned = recipe.steps
@@ -185,7 +199,8 @@ def run(given: argparse.Namespace, setup: Setup, recipe: Recipe) -> None:
         setup.height, setup.width, given.frames, cameras=4, edits=given.edits, edited_cameras=1,
         rates=(6.0, 12.0, 24.0), channels=("depth",), samples=2, licence="CC0-1.0",
     )  # fmt: skip
-    stage = Stage(filming, recipe, length, pipe.spec.frames_for(1), len(memory_kernels(pipe)), setup.seed, device)
+    drawn = edits_recipe(recipe) if setup.own_edits else recipe
+    stage = Stage(filming, drawn, length, pipe.spec.frames_for(1), len(memory_kernels(pipe)), setup.seed, device)
 
     def pool(clips: int) -> Pool:
         return Pool(clips, filming, device, vae.mean, vae.std)
@@ -197,10 +212,20 @@ def run(given: argparse.Namespace, setup: Setup, recipe: Recipe) -> None:
     held_out = _validation(stage, pool, setup.validation_batches) if setup.validation_batches else []
     # A data set made of the same seeds keeps some for validation and test: nobody trains on those here either.
     numbers = scenes_of("train", given.first, given.scenes)
-    source = rendered_batches(stage, numbers, given.renderers, trainer.step, pool, given.footage, rendered)
+    source = rendered_batches(
+        stage, numbers, given.renderers, trainer.step, pool, given.footage, rendered, before=setup.own_edits
+    )
     with contextlib.closing(source) as batches:
+        own = [*all_edited(network, islice(batches, setup.own_edits), setup.seed, 1)]
+        if setup.own_edits:
+            if not own:
+                raise ValueError(f"of {setup.own_edits} batches of edits nothing is made up: train the model first")
+            log.write({"step": trainer.step, "edited": len(own), "edited_of": setup.own_edits})
+            held_out = [*all_edited(network, held_out, setup.seed)]
         saved, start, clock = time.monotonic(), trainer.step, 0.0
-        for batch in batches:
+        for drawn_parts in batches:
+            random = np.random.default_rng([setup.seed, trainer.step])
+            batch = own[random.integers(len(own))] if own and random.random() < OWN else drawn_parts
             if not clock:
                 clock = time.monotonic()
                 log.paused(clock - log.began)

@@ -3,6 +3,7 @@ get wrong (pictures that do without edits: see `softened`)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -11,9 +12,11 @@ from pipeline.memory_cache import MemoryCache
 
 from .batch import Batch, Covered
 from .network import Network
+from .objective import noise_of
 from .recipe import Recipe
 from .validation import validation_recipe
 
+OWN = 0.75  # of the steps learn from these, where they are asked for; the others from drawn parts
 LEAST = 0.01  # a clip of which no more is made up is left out
 
 
@@ -25,11 +28,20 @@ def edits_recipe(recipe: Recipe) -> Recipe:
     )  # fmt: skip
 
 
+def all_edited(network: Network, batches: Iterable[Batch], *state: int) -> Iterator[Batch]:
+    """The `edited` ones of batches, each with noise of its number as well; those of which nothing is made up are left
+    out."""
+    for number, batch in enumerate(batches):
+        if (found := edited(network, batch, *state, number)) is not None:
+            yield found
+
+
 @torch.no_grad()
-def edited(network: Network, batch: Batch, generator: torch.Generator) -> Batch | None:
+def edited(network: Network, batch: Batch, *state: int) -> Batch | None:
     """The targets of a batch that has edits, made as in use but for painting, and what is `covered` there by what they
     make up; frames that lead alone, and clips alone of which something is made up, None where none is. Without source
-    and memories, which nobody looks at then. The network is in use (`eval`), noise is the generator's."""
+    and memories, which nobody looks at then. The network is in use (`eval`). state: numbers that say which noise."""
+    generator = noise_of(batch.clean.device, *state)
     pipe, targets = network.pipe, len(batch.clean) // len(batch.instructions)
     config, device = pipe.config, batch.clean.device
     instructions = tuple(each for each in batch.instructions for _ in range(targets))

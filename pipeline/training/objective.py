@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from pipeline.lookup import FARTHEST, NEAREST
@@ -15,6 +16,12 @@ from .batch import Batch, Covered
 from .network import EVERY, Prediction, beside, pictures
 from .recipe import Recipe
 from .softened import Softened, detail_error, softened
+
+
+def noise_of(device: torch.device | str, *state: int) -> torch.Generator:
+    """The noise of a step or an edit, from numbers that say which."""
+    seed = np.random.SeedSequence(state).generate_state(1, np.uint64)
+    return torch.Generator(device).manual_seed(int(seed[0]))
 
 
 def noise_levels(

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import chain, count
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -155,12 +155,14 @@ def rendered_batches(
     pool: Callable[[int], Pool],
     footage: str | None = None,
     progress: Callable[[int], None] = lambda scenes: None,
+    before: int = 0,
 ) -> Generator[Batch, None, None]:
     """Batches of steps `first` and on, without end, as soon as all scenes are rendered.
 
     scenes: their seeds. workers: processes at most. pool: makes a `Pool` for so many clips. footage: folder of real
-    clips beside them (see `footage_clips`). progress: called with the number of scenes rendered. Raises RuntimeError
-    where a worker died or could not do its work.
+    clips beside them (see `footage_clips`). progress: called with the number of scenes rendered. before: so many others
+    come before these, the same ones whatever the first step is. Raises RuntimeError where a worker died or could not do
+    its work.
     """
     real, *pixels = footage_clips(footage, stage.filming)
     there = pool(len(real) + len(scenes) * stage.filming.clips)
@@ -174,7 +176,8 @@ def rendered_batches(
         for number in range(workers):
             reader, writer = context.Pipe(duplex=False)
             own = list(scenes[number::workers])
-            arguments = (stage, real, own, row, writer, first + (number - first) % workers, workers)
+            turns = [range(number, before, workers), count(first + (number - first) % workers, workers)]
+            arguments = (stage, real, own, row, writer, turns)
             processes.append(context.Process(target=_work, args=arguments, daemon=True))
             processes[-1].start()
             writer.close()  # so that the pipe ends with the worker
@@ -191,8 +194,8 @@ def rendered_batches(
                     del left[reader]
                 done += 1
                 progress(done)
-        for step in count(first):
-            yield there.shown(_received(readers[step % workers]))
+        for turn in chain(range(before), count(first)):
+            yield there.shown(_received(readers[turn % workers]))
     finally:
         for process in processes:
             process.terminate()
@@ -211,10 +214,15 @@ def _received(reader: Any) -> Any:
 
 
 def _work(
-    stage: Stage, clips: list[Clip], scenes: list[int], row: int, writer: Connection, step: int, steps: int
+    stage: Stage,
+    clips: list[Clip],
+    scenes: list[int],
+    row: int,
+    writer: Connection,
+    turns: list[Iterable[int]],
 ) -> None:
-    """Hand over the pixels of scenes, from `row` on, then the batches of every `steps`-th step. Sending waits until
-    what was sent before is taken."""
+    """Hand over the pixels of scenes, from `row` on, then batches: this process's turns of those before the first step,
+    and of the steps. Sending waits until what was sent before is taken."""
     torch.set_num_threads(1)
 
     def send(found: Any) -> None:
@@ -227,8 +235,9 @@ def _work(
             send((row, described(shots, stage.filming, stage.device)))
             row += len(made)
         corpus = Corpus(clips, stage.length, stage.recipe, stage.glimpse)
-        for at in count(step, steps):
-            draw = corpus.draw(np.random.default_rng([stage.seed, at]), tokenizers=stage.tokenizers)
+        before, steps = turns
+        for state in chain(([1, each] for each in before), ([each] for each in steps)):
+            draw = corpus.draw(np.random.default_rng([stage.seed, *state]), tokenizers=stage.tokenizers)
             batch = collate(draw, placed)
             send(replace(batch, draw=replace(draw, samples=())))
     except BrokenPipeError:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers.training_utils import EMAModel
 from torch.utils._pytree import tree_map
@@ -16,7 +15,7 @@ from pipeline.spec import LEARNED
 from .batch import Batch
 from .muon import Muon
 from .network import Network
-from .objective import loss, noised
+from .objective import loss, noise_of, noised
 from .recipe import Recipe
 from .sharding import as_parameter, everywhere, forget, gather, whole
 from .tuning import DEPTHS, DETAILS
@@ -84,8 +83,7 @@ class Trainer:
         Raises DivergedError before anything is changed.
         """
         recipe = self.recipe
-        state = np.random.SeedSequence([self.seed, self.step, self.rank]).generate_state(1, np.uint64)
-        generator = torch.Generator(batch.clean.device).manual_seed(int(state[0]))
+        generator = noise_of(batch.clean.device, self.seed, self.step, self.rank)
         batch = noised(batch, recipe.memory_noise, generator)
         self.pipe.transformer.train()
         config = self.pipe.config

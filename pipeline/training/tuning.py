@@ -39,6 +39,11 @@ def takes_part(tune: str) -> Callable[[str], bool]:
     return takes
 
 
+def teaches(tune: str, tasks: tuple[str, ...]) -> tuple[str, ...]:
+    """What a training teaches, of LEARNED, by what is trained and what its tasks would teach."""
+    return {"words": ("text",), "depths": (), "details": ()}.get(tune, tasks)
+
+
 def add_lora(transformer: Any, rank: int, seed: int = 0) -> None:
     """Adapters of self-attention that change nothing at first; their weights are random from `seed`.
 

@@ -104,12 +104,42 @@ def test_a_training_by_the_clock_goes_on_with_the_rates_that_it_had(
     assert rates[3] == pytest.approx(1 / 4) and rates[4] < 1 / 2, "and not .96, as early in a hundred steps"
 
 
+def test_tuned_alone_details_learn_from_edits_of_the_model_that_it_begins_with(
+    tiny_model: str, tmp_path: Path, here: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alone, "HELD_OUT_SCENES", 2)
+    small = [*TINY, "--begin", tiny_model, "height=32", "width=32", "batch=2", "memories=1", "decay=0", "warmup=1"]
+    small += ["tune=details", "own_edits=2", "validation_batches=1"]
+    here("--out", str(tmp_path / "stopped"), *small, "steps=2")
+    lines = logged(tmp_path / "stopped")
+    assert [(line["edited"], line["edited_of"]) for line in lines if "edited" in line] == [(2, 2)]
+    assert [line["step"] for line in lines if "details_off" in line and "validation_loss" not in line] == [2]
+    here("--out", str(tmp_path / "stopped"), *small, "steps=5")
+    here("--out", str(tmp_path / "whole"), *small, "steps=5")
+    weights = [
+        MemoryV2VPipeline.from_pretrained(folder).transformer.state_dict()
+        for folder in (tiny_model, tmp_path / "stopped/model", tmp_path / "whole/model")
+    ]
+    before, stopped, whole = weights
+    assert all(torch.equal(stopped[name], each) for name, each in whole.items()), "as if it had never stopped"
+    moved = {name for name, each in before.items() if not torch.equal(whole[name], each)}
+    assert moved and all(name.startswith("details.") for name in moved)
+
+    def nothing(*_: Any) -> Iterator[Any]:
+        return iter(())
+
+    monkeypatch.setattr(alone, "all_edited", nothing)
+    with pytest.raises(SystemExit) as refused:
+        here("--out", str(tmp_path / "none"), *small, "steps=2")
+    assert "of 2 batches of edits nothing is made up" in str(refused.value.code)
+
+
 def test_scenes_of_other_splits_are_left_out(
     tmp_path: Path, here: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = list[int]()
 
-    def rendered_batches(stage: Stage, scenes: Sequence[int], *_: Any) -> Iterator[Any]:
+    def rendered_batches(stage: Stage, scenes: Sequence[int], *_: Any, **__: Any) -> Iterator[Any]:
         made.extend(scenes)
         return (each for each in ())
 
@@ -132,6 +162,8 @@ def test_scenes_of_other_splits_are_left_out(
         ("validate_every=0", "validate_every is 0, expected at least 1"),
         ("optimizer=sgd", "optimizer must be muon or adamw, got 'sgd'"),
         ("seed=-1", "seed is -1, expected 0 or more"),
+        ("tune=lora", "tune is 'lora', expected one of ('all', 'paper', 'words', 'empty', 'depths', 'details')"),
+        ("own_edits=2", "own_edits is 2 with tune=all, expected 0, or tune=details"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused_in_one_line(
@@ -156,7 +188,7 @@ def test_a_setting_that_makes_no_sense_is_refused_in_one_line(
 def test_what_the_model_cannot_take_is_one_line_before_anything_is_rendered(
     words: list[str], said: str, tmp_path: Path, here: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alone, "rendered_batches", lambda *_: pytest.fail("scenes are rendered"))
+    monkeypatch.setattr(alone, "rendered_batches", lambda *_, **__: pytest.fail("scenes are rendered"))
     with pytest.raises(SystemExit) as refused:
         here("--out", str(tmp_path / "out"), *TINY, *SHORT, "validation_batches=0", *words)
     assert said in str(refused.value.code) and "\n" not in str(refused.value.code)

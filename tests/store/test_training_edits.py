@@ -21,7 +21,7 @@ from pipeline.pixels import load_codec
 from pipeline.training.batch import Batch, Covered, collate
 from pipeline.training.edited import edited, edits_recipe
 from pipeline.training.network import Network, pictures
-from pipeline.training.objective import varied
+from pipeline.training.objective import noise_of, varied
 from pipeline.training.recipe import Recipe
 from pipeline.training.samples import Corpus, Draw
 from pipeline.training.trainer import Trainer
@@ -65,7 +65,7 @@ def test_edits_are_those_that_the_pipeline_makes_and_does_not_paint(network, bat
         instructions=batch.instructions[:1],
         scenes=batch.scenes[:1],
     )
-    made = edited(network, one, seed(5))
+    made = edited(network, one, 5)
     assert made is not None and made.covered is not None
     [sample] = batch.draw.samples[:1]
     reference = sample.origin.clip.trajectory.c2w[sample.origin.start]
@@ -86,7 +86,7 @@ def test_edits_are_those_that_the_pipeline_makes_and_does_not_paint(network, bat
                 MemoryVideo(video.latent[0], shown(window), round((window.seconds - sample.origin.seconds) * rate))
                 for video, window in zip(one.memories, sample.memories, strict=True)
             ],
-            generator=seed(5),
+            generator=noise_of("cpu", 5),
         ).latents  # fmt: skip
     finally:
         pipe.transformer.details = details
@@ -112,13 +112,13 @@ def test_clips_of_which_nothing_is_made_up_are_left_out(network, batches, monkey
 
     nothing, nobody = False, 1.0
     monkeypatch.setattr(copying, "forward", forward)
-    one = edited(network, batch, seed(5))
+    one = edited(network, batch, 5)
     assert one is not None and len(one.clean) == len(one.instructions) == len(one.scenes) == 1
     assert torch.equal(one.clean, batch.clean[1:, :, [15, 0, 8]]) and one.scenes == batch.scenes[1:]
     nobody = 0.0
-    assert edited(network, batch, seed(5)) is None
+    assert edited(network, batch, 5) is None
     nothing = True
-    assert edited(network, batch, seed(5)) is None
+    assert edited(network, batch, 5) is None
 
 
 def covered(number: int, plain: bool) -> Batch:
