@@ -24,13 +24,14 @@ from torch import nn
 from .agreement import MadeUp, settled
 from .unet import UNet
 
-STEPS = 14  # from noise to a picture
+STEPS = 20  # from noise to a picture
 # Noise with which the painting of an edit begins that keeps the camera: the picture is seen through it. What is painted
 # is the edit that the transformer has decided on, and not whether there is one.
 BEGUN = 0.8
-# What is painted is driven away by so much from what would be if no place saw another (perturbed-attention guidance,
-# Ahn et al., 2024): what goes on from elsewhere, edges and patterns, is then painted as if it were certain.
-GUIDANCE = 0.5
+# In noise of GUIDED (least and most) what is painted is driven away from what would be if no place saw another, by so
+# much of the difference (perturbed-attention guidance, Ahn et al., 2024; in an interval, Kynkaanniemi et al., 2024):
+# edges and patterns then go on from where they are seen. In more noise things appear that nobody asked for.
+GUIDANCE, GUIDED = 0.75, (0.25, 0.7)
 LEAST = 0.02  # a frame no pixel of which is made up by more than this stays as it is
 TOLD = 256  # numbers that a picture's noise and words are told in
 WAVES = 6  # of which the noise is told, each of half the length of the one before
@@ -100,8 +101,10 @@ def painted(
     for level, lower in zip(levels, [*levels[1:], 0.0], strict=True):
         sigma = torch.full((len(shown),), level, device=shown.device)
         given = (noisy, shown, share, source, words, sigma)
-        found, apart = (torch.lerp(shown, details(*given, apart=each), share) for each in (False, True))
-        found = found + GUIDANCE * (found - apart)
+        found = details(*given)
+        if GUIDED[0] <= level <= GUIDED[1]:
+            found = found + GUIDANCE * (found - details(*given, apart=True))
+        found = torch.lerp(shown, found, share)
         # Fresh noise, so that what is wrong in one step is not carried on to the next; the same where an edit is.
         under = noise() if before is None else found + (noisy - found) / level
         noisy = torch.lerp(found, under, lower)

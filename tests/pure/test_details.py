@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import pipeline.transformer
 from pipeline.agreement import MadeUp, leading
-from pipeline.details import GUIDANCE, Details, painted
+from pipeline.details import GUIDANCE, GUIDED, Details, painted
 from pipeline.lookup import CELL
 from pipeline.mini import build_mini, seeded
 from pipeline.training.batch import Batch
@@ -153,7 +153,7 @@ def test_clips_of_a_batch_are_painted_as_alone():
              "intrinsics": torch.cat([each.intrinsics for each in targets])}  # fmt: skip
     both = replace(targets[0], latent=sample, times=targets[0].times.expand(2, -1), **views)
 
-    def brighter(noisy, shown, share, source, words, sigma, apart):
+    def brighter(noisy, shown, share, source, words, sigma, apart=False):
         return shown + share + words.mean()
 
     words = torch.zeros(2, 2, WIDTH)
@@ -171,7 +171,7 @@ def test_frames_that_lead_and_have_nothing_made_up_are_not_painted():
     sample, made_up = clip(torch.zeros(SIZE, SIZE))
     asked: list[int] = []
 
-    def paints(noisy, *_, apart):
+    def paints(noisy, *_, apart=False):
         asked.append(len(noisy))
         return noisy
 
@@ -186,7 +186,7 @@ def test_where_a_source_shows_what_was_there_the_painting_begins_with_the_pictur
     levels: list[float] = []
     first: list[torch.Tensor] = []
 
-    def paints(noisy, shown, share, source, words, sigma, apart):
+    def paints(noisy, shown, share, source, words, sigma, apart=False):
         if not apart:
             levels.append(float(sigma[0]))
             first.append(noisy)
@@ -195,23 +195,38 @@ def test_where_a_source_shows_what_was_there_the_painting_begins_with_the_pictur
 
     state = torch.Generator().manual_seed(1)
     painted(paints, sample, replace(made_up, before=before), WORDS, state)
-    assert levels[0] == pytest.approx(11 / 14)  # the first of the even steps from BEGUN on
+    assert levels[0] == pytest.approx(16 / 20)  # the first of the even steps from BEGUN on
     assert levels == sorted(levels, reverse=True)
     shown = sample[0, :, made_up.leaders.frames].transpose(0, 1)
     noise = [(each - (1 - level) * shown) / level for each, level in zip(first, levels, strict=True)]
     assert all(torch.allclose(each, noise[0], atol=1e-3) for each in noise)
 
 
-def test_it_is_driven_away_from_what_would_be_if_no_place_saw_another():
-    sample, made_up = clip(torch.full((SIZE, SIZE), 0.5))
+def test_in_some_noise_it_is_driven_away_from_what_would_be_if_no_place_saw_another():
+    sample, made_up = clip(torch.ones(SIZE, SIZE))
+    asked: list[tuple[float, bool]] = []
 
-    def paints(noisy, shown, *_, apart):
-        return shown if apart else shown + 1.0
+    def paints(noisy, shown, share, source, words, sigma, apart=False):
+        asked.append((float(sigma[0]), apart))
+        return noisy + apart  # where noise is carried on, what the last step says comes back as it is
 
     last = made_up.leaders.frames[0]  # which takes nothing from others
-    found = painted(paints, sample, made_up, WORDS)[:, :, last] - sample[:, :, last]
-    # Half of every pixel is made up, and of that half is painted.
-    assert torch.allclose(found, torch.full_like(found, 0.25 * (1 + GUIDANCE)), atol=1e-5)
+    found = painted(paints, sample, replace(made_up, before=sample), WORDS, seed(1))[:, :, last]
+    apart = [level for level, each in asked if each]
+    assert apart == [level for level, each in asked if not each and GUIDED[0] <= level <= GUIDED[1]]
+    assert 0 < len(apart) < len(asked) / 2
+    levels = [level for level, each in asked if not each]
+    noisy = torch.lerp(sample[:, :, last], _noise(sample, made_up, seed(1)), levels[0])
+    for level, lower in zip(levels, [*levels[1:], 0.0], strict=True):
+        said = noisy - GUIDANCE * (level in apart)
+        noisy = torch.lerp(said, said + (noisy - said) / level, lower)
+    assert torch.allclose(found, noisy, atol=1e-4)
+
+
+def _noise(sample: torch.Tensor, made_up: MadeUp, generator: torch.Generator) -> torch.Tensor:
+    """Of the frame that leads the others."""
+    frames = len(made_up.leaders.frames)
+    return torch.randn(frames, *sample.shape[1:2], *sample.shape[3:], generator=generator)[:1]
 
 
 def test_other_frames_take_what_is_painted_where_what_was_there_is_the_same():
@@ -219,7 +234,7 @@ def test_other_frames_take_what_is_painted_where_what_was_there_is_the_same():
     before = torch.zeros_like(sample)
     before[:, :, 1, :, : SIZE // 2] = 50.0  # something else stands there just then
 
-    def white(noisy, *_, apart):
+    def white(noisy, *_, apart=False):
         return torch.full_like(noisy, 9.0)
 
     found = painted(white, sample, replace(made_up, before=before), WORDS)[0, :, 1]
