@@ -51,6 +51,7 @@ train-mini-cpu: install
 	$(BIN)/memory-v2v synthesize --out build/scenes --scenes $(SCENES) $(CLIPS)
 	$(if $(FOOTAGE),$(BIN)/memory-v2v synthesize --out build/scenes --from-videos $(FOOTAGE) licence=$(LICENCE) $(CLIPS))
 	$(KEEP) $(BIN)/memory-v2v train --data build/scenes --out build/mini-cpu --config configs/mini-cpu.yaml $(SETTINGS)
+	$(KEEP) $(BIN)/memory-v2v train --data build/scenes --out build/mini-cpu-details --model build/mini-cpu/model --config configs/mini-cpu-details.yaml $(DETAILS)
 
 # On a GPU scenes are rendered as the training begins; only footage comes from a data set.
 train-mini-gpu: SCENES ?= 4000
@@ -58,6 +59,7 @@ train-mini-gpu: install
 	$(if $(FOOTAGE),$(BIN)/memory-v2v synthesize --out build/footage --scenes 0 --from-videos $(FOOTAGE) licence=$(LICENCE) $(CLIPS))
 	$(if $(FOOTAGE),rm -rf build/pieces && $(BIN)/python -m jobs.pieces build/footage build/pieces)
 	$(BIN)/python -m pipeline.training.alone --out build/mini-gpu --config configs/mini-gpu.yaml --scenes $(SCENES) $(if $(FOOTAGE),--footage build/pieces) $(SETTINGS)
+	$(BIN)/python -m pipeline.training.alone --out build/mini-gpu-details --begin build/mini-gpu/model --config configs/mini-gpu-details.yaml --scenes $(SCENES) $(if $(FOOTAGE),--footage build/pieces) $(DETAILS)
 
 clean:
 	rm -rf demo/out demo/room.mp4 .venv
