@@ -8,8 +8,8 @@ the first process writes log, sheets and checkpoints; whoever starts resumes fro
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from pipeline.clip import Clip
 from pipeline.memory_pipeline import MemoryV2VPipeline
 from pipeline.pixels import load_codec
 from pipeline.training.batch import Batch, Encode, collate
-from pipeline.training.edited import OWN, all_edited, edited, edits_recipe
+from pipeline.training.edited import MADE, OWN, UNSEEN, all_edited, edited, edits_recipe
 from pipeline.training.log import Log
 from pipeline.training.network import Network, memory_kernels
 from pipeline.training.recipe import Recipe
@@ -134,7 +134,7 @@ def train(
         encode = _kept(setup, encode, data, [*clips, *unseen], log, trainer.step, rank, processes)
     kernels = len(memory_kernels(pipe))
     spread = setup.sharding == "full"
-    edits = _edits(setup, network, clips, encode, log, trainer.step, rank, processes) if setup.own_edits else None
+    edits = _edits(setup, network, encode, data, log, trainer.step, rank, processes) if setup.own_edits else None
 
     def make(step: int) -> Batch:
         random = np.random.default_rng([setup.seed, step, rank])
@@ -148,7 +148,8 @@ def train(
         log.write({"step": trainer.step, "no_validation": "no clip is in the validation split: make more scenes"})
     if unseen and (rank == 0 or spread):
         try:
-            corpus_unseen = Corpus(unseen, setup.frames, validation_recipe(setup.recipe))
+            drawn = edits_recipe(setup.recipe) if setup.own_edits else validation_recipe(setup.recipe)
+            corpus_unseen = Corpus(unseen, setup.frames, drawn)
         except ValueError as error:  # few scenes may leave this split without any that serve
             if log is not None:
                 log.write({"step": trainer.step, "no_validation": str(error)})
@@ -157,7 +158,9 @@ def train(
 
     measured = held_out
     if edits is not None:
-        measured = [*all_edited(network, (each.to(setup.device) for each in held_out), setup.seed)]
+        measured = [*all_edited(network, (each.to(setup.device) for each in held_out), setup.seed, UNSEEN)]
+        if held_out and not measured and log is not None:
+            log.write({"step": trainer.step, "no_validation": "nothing is made up of the validation split"})
 
     def measure() -> None:
         figures = validate(trainer, measured, _std(pipe))
@@ -208,21 +211,33 @@ def train(
             log.paused(time.monotonic() - began)
 
 
-def _resume(trainer: Trainer, checkpoints: Checkpoints, setup: TrainingSetup) -> bool:
-    """Load the newest checkpoint, where there is one. ValueError where it does not go with this training."""
+def newest(checkpoints: Checkpoints, setup: TrainingSetup) -> tuple[int, dict[str, Any]] | None:
+    """The newest checkpoint and its step, None where there is none. ValueError where it is of other parameters or of
+    another model than this training's."""
     if (found := checkpoints.latest()) is None:
-        return False
+        return None
     step, state = found
-    tuned = state.get("tune", setup.tune)  # older ones do not say
+    path, tuned = checkpoints.path(step), state.get("tune", setup.tune)  # older ones do not say
     if tuned != setup.tune:
         raise ValueError(
-            f"{checkpoints.path(step)}: other parameters were trained, those of tune={tuned}, expected are those of "
+            f"{path}: other parameters were trained, those of tune={tuned}, expected are those of "
             f"tune={setup.tune}; set tune={tuned}, or choose another --out"
         )
+    begun = state.get("model", setup.model_digest)  # older ones do not say
+    if setup.tune != "all" and begun != setup.model_digest:  # what is not tuned is not in it
+        raise ValueError(
+            f"{path}: began from model {begun[:16]}, expected is {setup.model_digest[:16]}, of --model; choose another "
+            "--out"
+        )
+    return found
+
+
+def _resume(trainer: Trainer, checkpoints: Checkpoints, setup: TrainingSetup) -> bool:
+    """Load the newest checkpoint, where there is one. ValueError where it does not go with this training."""
+    if (found := newest(checkpoints, setup)) is None:
+        return False
+    step, state = found
     try:
-        begun = state.get("model", setup.model_digest)  # older ones do not say
-        if setup.tune != "all" and begun != setup.model_digest:  # what is not tuned is not in it
-            raise ValueError(f"began from model {begun[:16]}, expected is {setup.model_digest[:16]}, of --model")
         trainer.load_state_dict(state)
     except ValueError as error:
         raise ValueError(f"{checkpoints.path(step)}: {error}; choose another --out") from None
@@ -235,41 +250,38 @@ def _kept(
     """`encode` with its latents on disk, after this process has made its share of them."""
     folder = latents_folder(setup.out, setup.model, setup.height, setup.width)
     kept = Kept(encode, folder, data.rows(["sha256"])["sha256"].to_pylist())
-    said = time.monotonic()
-    for made, count in kept.fill(clips, setup.frames, *share):
-        if log is not None and (made == count or time.monotonic() - said > 30):
-            log.write({"step": step, "encoded": made, "encoded_of": count})
-            said = time.monotonic()
+    _told(kept.fill(clips, setup.frames, *share), "encoded", log, step)
     return kept
 
 
 def _edits(
-    setup: TrainingSetup,
-    network: Network,
-    clips: list[Clip],
-    encode: Encode,
-    log: Log | None,
-    step: int,
-    rank: int,
-    processes: int,
+    setup: TrainingSetup, network: Network, encode: Encode, data: Any, log: Log | None, step: int, *share: int
 ) -> Edits:
-    """The model's own edits on disk, after all processes have made theirs."""
-    corpus = Corpus(clips, setup.frames, edits_recipe(setup.recipe))
+    """The model's own edits on disk, after all processes have made theirs. share: which of how many this one is."""
+    recipe = edits_recipe(setup.recipe)
+    corpus = Corpus(data.clips("train"), setup.frames, recipe)
 
     def make(number: int, attempt: int) -> Batch | None:
-        state = [setup.seed, 1, number, attempt]  # a step's has another length
+        state = (setup.seed, number, attempt, MADE)
         batch = collate(corpus.draw(np.random.default_rng(state)), encode, network.pipe.codec.temporal_compression)
         return edited(network, batch.to(setup.device), *state)
 
-    edits = Edits(Path(setup.out) / EDITS / setup.model_digest[:16], setup.own_edits, make)
-    said = time.monotonic()
-    for made, count in edits.fill(rank, processes):
-        if log is not None and (made == count or time.monotonic() - said > 30):
-            log.write({"step": step, "edited": made, "edited_of": count})
-            said = time.monotonic()
-    if processes > 1:
-        same_everywhere([setup.own_edits], "own_edits")  # which none knows before all are done
+    names = ("model_digest", "height", "width", "frames", "seed", "attention", "precision")
+    key = [asdict(recipe), *(getattr(setup, name) for name in names), data.rows(["sha256"])["sha256"].to_pylist()]
+    edits = Edits(Path(setup.out) / EDITS, key, setup.own_edits, make)
+    _told(edits.fill(*share), "edited", log, step)
+    if share[1] > 1:  # none knows before all are done, so this waits for them
+        same_everywhere(edits.missing(), f"edits missing in {edits.folder}")
     return edits
+
+
+def _told(made: Iterable[tuple[int, int]], name: str, log: Log | None, step: int) -> None:
+    """A line of the log every half minute: how many are made, of how many."""
+    said = time.monotonic()
+    for done, count in made:
+        if log is not None and (done == count or time.monotonic() - said > 30):
+            log.write({"step": step, name: done, f"{name}_of": count})
+            said = time.monotonic()
 
 
 def _std(pipe: MemoryV2VPipeline) -> float:

@@ -7,9 +7,11 @@ Which edits a number stands for is drawn from it, so what is made again is the s
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -24,20 +26,24 @@ TRIES = 20  # batches that are drawn for one of which edits make something up
 
 
 class Edits:
-    """The batches 0 to count - 1 of `edited` targets. make: the batch of a number, at a try; None where nothing of it
-    is made up."""
+    """The batches 0 to count - 1 of `edited` targets. folder: of a folder for each key, all that they follow from, as
+    JSON takes it. make: the batch of a number, at a try; None where nothing of it is made up."""
 
-    def __init__(self, folder: Path, count: int, make: Callable[[int, int], Batch | None]) -> None:
-        self.folder, self.count, self.make = folder, count, make
+    def __init__(self, folder: Path, key: Any, count: int, make: Callable[[int, int], Batch | None]) -> None:
+        self.folder = folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+        self.count, self.make = count, make
 
     def fill(self, part: int = 0, parts: int = 1) -> Iterator[tuple[int, int]]:
         """Make what is missing of every `parts`-th, from the `part`-th on; after each, (how many of them are there, how
         many there will be)."""
         mine = range(part, self.count, parts)
-        missing = [each for each in mine if not self._path(each).exists()]
+        missing = [each for each in self.missing() if each in mine]
         for made, each in enumerate(missing, start=1 + len(mine) - len(missing)):
             self._keep(each)
             yield made, len(mine)
+
+    def missing(self) -> list[int]:
+        return [each for each in range(self.count) if not self._path(each).exists()]
 
     def __call__(self, number: int) -> Batch:
         """As it was made, in half precision in between."""

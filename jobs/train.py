@@ -36,7 +36,8 @@ def train(job: TrainJob) -> int:
     """Run the job; the exit code: 0 done, 1 the training broke off. Raises ValueErrors of one line before any work."""
     import torch
 
-    from actors.training import CHECKPOINTS, MODEL, TrainingSetup
+    from actors.training import CHECKPOINTS, MODEL, TrainingSetup, newest
+    from pipeline.training.edited import edits_recipe
     from pipeline.training.samples import Corpus
     from pipeline.transformer import MemoryWanTransformer3DModel
     from storage.checkpoints import Checkpoints
@@ -76,6 +77,8 @@ def train(job: TrainJob) -> int:
             f"own_edits is {config.own_edits} with tune={config.tune} and sharding={config.sharding}: expected "
             "tune=details and sharding=none, or own_edits=0"
         )
+    if config.own_edits:
+        Corpus(clips, config.frames, edits_recipe(recipe))  # refuses clips and shares of which there are no edits
     if config.sharding == "full":
         if job.recipe.optimizer != "adamw":
             raise UsageError("sharding is full and optimizer muon, which takes whole matrices: set optimizer=adamw")
@@ -101,8 +104,10 @@ def train(job: TrainJob) -> int:
     _describe(job, setup, model.spec, len(clips))
     if job.dry_run:
         return DONE
-    taken = Checkpoints(Path(out) / CHECKPOINTS).steps()
+    checkpoints = Checkpoints(Path(out) / CHECKPOINTS)
+    taken = checkpoints.steps()
     if taken and taken[-1] >= recipe.steps:
+        newest(checkpoints, setup)  # refuses another model's
         say(f"nothing to do: {taken[-1]} steps are taken already; for more of them set steps, or choose another --out")
         return DONE
     try:
@@ -190,6 +195,8 @@ def _describe(job: TrainJob, setup: Any, spec: Any, clips: int) -> None:
         f"{job.model}: {found.trained / 1e6:.1f} of {found.parameters / 1e6:.1f} M parameters, {recipe.steps} steps of "
         f"{processes} x {recipe.batch} scenes x {recipe.targets} targets, each {setup.frames} frames of "
         f"{setup.width}x{setup.height}, from {clips:,} clips"
+        + f", after {setup.own_edits:,} x {recipe.batch} edits of its own"
+        * bool(setup.own_edits)
     )
     say(
         f"about {megabytes(found.memory + beside)} of memory per process, and "

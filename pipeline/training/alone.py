@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -31,7 +32,7 @@ from pipeline.mini import SIZES, build_mini
 from pipeline.scenes import Filming
 from pipeline.splits import scenes_of
 
-from .edited import OWN, all_edited, edits_recipe
+from .edited import CHOSEN, MADE, OWN, UNSEEN, all_edited, edits_recipe
 from .log import Log
 from .network import Network, memory_kernels
 from .recipe import Recipe
@@ -112,6 +113,8 @@ def main() -> None:
             )
         if setup.own_edits < 0 or (setup.own_edits and setup.tune != "details"):
             raise ValueError(f"own_edits is {setup.own_edits} with tune={setup.tune}, expected 0, or tune=details")
+        if setup.tune != "all" and not given.begin:
+            raise ValueError(f"tune is {setup.tune}, expected a trained model that the rest of it is of: --begin DIR")
         if given.first < 0:
             raise ValueError(f"--first {given.first}, expected the number of a scene, 0 or more")
         if setup.seed < 0:
@@ -168,12 +171,15 @@ def run(given: argparse.Namespace, setup: Setup, recipe: Recipe) -> None:
     network = Network(pipe, getattr(torch, setup.precision))
     tasks = dataclasses.replace(recipe, text=recipe.text if given.edits else 0.0).teaches
     trainer = Trainer(network, recipe, setup.seed, trainable=takes_part(setup.tune), learned=teaches(setup.tune, tasks))
+    rest = _digest({name: each for name, each in network.state_dict().items() if name not in trainer.parameters})
     checkpoint, model, journal = (given.out / name for name in ("checkpoint.pt", "model", "log.jsonl"))
     given.out.mkdir(parents=True, exist_ok=True)
     planned = recipe.steps
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         planned = state.pop("planned", planned)
+        if state.pop("rest", rest) != rest:
+            raise ValueError(f"{checkpoint}: began from another model than --begin {given.begin}; choose another --out")
         trainer.load_state_dict(state)
         del state  # as large as what is trained
         if trainer.step >= recipe.steps and given.minutes == math.inf:
@@ -192,7 +198,7 @@ def run(given: argparse.Namespace, setup: Setup, recipe: Recipe) -> None:
         shutil.rmtree(model, ignore_errors=True)
         part.replace(model)
         part = checkpoint.with_suffix(".part")
-        torch.save(trainer.state_dict() | {"planned": trainer.recipe.steps}, part)
+        torch.save(trainer.state_dict() | {"planned": trainer.recipe.steps, "rest": rest}, part)
         part.replace(checkpoint)
 
     filming = Filming(
@@ -209,22 +215,25 @@ def run(given: argparse.Namespace, setup: Setup, recipe: Recipe) -> None:
         if scenes % 500 == 0 or scenes == given.scenes:
             log.write({"step": trainer.step, "rendered": scenes})
 
-    held_out = _validation(stage, pool, setup.validation_batches) if setup.validation_batches else []
+    held_out = []
+    if setup.validation_batches:
+        unseen = drawn if setup.own_edits else validation_recipe(recipe)
+        held_out = _validation(dataclasses.replace(stage, recipe=unseen), pool, setup.validation_batches)
     # A data set made of the same seeds keeps some for validation and test: nobody trains on those here either.
     numbers = scenes_of("train", given.first, given.scenes)
     source = rendered_batches(
         stage, numbers, given.renderers, trainer.step, pool, given.footage, rendered, before=setup.own_edits
     )
     with contextlib.closing(source) as batches:
-        own = [*all_edited(network, islice(batches, setup.own_edits), setup.seed, 1)]
+        own = [*all_edited(network, islice(batches, setup.own_edits), setup.seed, MADE)]
         if setup.own_edits:
             if not own:
                 raise ValueError(f"of {setup.own_edits} batches of edits nothing is made up: train the model first")
             log.write({"step": trainer.step, "edited": len(own), "edited_of": setup.own_edits})
-            held_out = [*all_edited(network, held_out, setup.seed)]
+            held_out = [*all_edited(network, held_out, setup.seed, UNSEEN)]
         saved, start, clock = time.monotonic(), trainer.step, 0.0
         for drawn_parts in batches:
-            random = np.random.default_rng([setup.seed, trainer.step])
+            random = np.random.default_rng([setup.seed, trainer.step, 0, CHOSEN])
             batch = own[random.integers(len(own))] if own and random.random() < OWN else drawn_parts
             if not clock:
                 clock = time.monotonic()
@@ -248,6 +257,14 @@ def run(given: argparse.Namespace, setup: Setup, recipe: Recipe) -> None:
             log.paused(time.monotonic() - now)
 
 
+def _digest(weights: dict[str, torch.Tensor]) -> str:
+    """Of weights that are not trained: a checkpoint goes with those alone that it began with."""
+    found = hashlib.sha256()
+    for name, each in sorted(weights.items()):
+        found.update(name.encode() + each.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
 def _validation(stage: Stage, pool: Any, count: int) -> list[Any]:
     """Batches of scenes that nobody trains on."""
     there = pool(HELD_OUT_SCENES * stage.filming.clips)
@@ -257,7 +274,7 @@ def _validation(stage: Stage, pool: Any, count: int) -> list[Any]:
         description = described(shots, stage.filming, stage.device)
         there.put(len(clips), *developed(description, len(made), stage.filming))
         clips += made
-    corpus = Corpus(clips, stage.length, validation_recipe(stage.recipe))
+    corpus = Corpus(clips, stage.length, stage.recipe)
     return validation_batches(
         corpus,
         lambda windows, length: there.latents(placed(windows, length), length),

@@ -18,40 +18,42 @@ from .validation import validation_recipe
 
 OWN = 0.75  # of the steps learn from these, where they are asked for; the others from drawn parts
 LEAST = 0.01  # a clip of which no more is made up is left out
+# The fourth of the numbers that a random state is made of: a step's has three, which are as good as four with 0.
+MADE, UNSEEN, CHOSEN = 1, 2, 3
 
 
 def edits_recipe(recipe: Recipe) -> Recipe:
-    """What edits are drawn by: as in use, each with a source, with memories and without."""
+    """What edits are drawn by, and nothing else of a recipe: as in use, each with a source, with memories and without.
+
+    Raises ValueError where it has neither camera turns nor instructions."""
     return replace(
-        validation_recipe(recipe), memory_dropout=recipe.memory_dropout,
-        memory_dropout_text=recipe.memory_dropout_text, onward=0.0, still=0.0, turned=0.0, glimpses=0.0,
+        validation_recipe(Recipe()), batch=recipe.batch, camera=recipe.camera, text=recipe.text, onward=0.0, still=0.0,
+        turned=0.0, real=recipe.real, memories=recipe.memories, memory_dropout=recipe.memory_dropout,
+        memory_dropout_text=recipe.memory_dropout_text,
     )  # fmt: skip
 
 
-def all_edited(network: Network, batches: Iterable[Batch], *state: int) -> Iterator[Batch]:
-    """The `edited` ones of batches, each with noise of its number as well; those of which nothing is made up are left
-    out."""
+def all_edited(network: Network, batches: Iterable[Batch], seed: int, kind: int) -> Iterator[Batch]:
+    """The `edited` ones of batches; those of which nothing is made up are left out."""
     for number, batch in enumerate(batches):
-        if (found := edited(network, batch, *state, number)) is not None:
+        if (found := edited(network, batch, seed, number, 0, kind)) is not None:
             yield found
 
 
 @torch.no_grad()
 def edited(network: Network, batch: Batch, *state: int) -> Batch | None:
-    """The targets of a batch that has edits, made as in use but for painting, and what is `covered` there by what they
-    make up; frames that lead alone, and clips alone of which something is made up, None where none is. Without source
-    and memories, which nobody looks at then. The network is in use (`eval`). state: numbers that say which noise."""
-    generator = noise_of(batch.clean.device, *state)
-    pipe, targets = network.pipe, len(batch.clean) // len(batch.instructions)
-    config, device = pipe.config, batch.clean.device
-    instructions = tuple(each for each in batch.instructions for _ in range(targets))
+    """The targets of a batch, one a scene, as edits in use make them, but for painting and in the network's precision,
+    and what is `covered` there by what they make up: frames that lead alone, and clips alone of which something is made
+    up, None where none is. Without source and memories, which nobody looks at then. The network is in use (`eval`).
+    state: numbers that say which noise."""
+    pipe, device, instructions = network.pipe, batch.clean.device, batch.instructions
+    generator, config = noise_of(device, *state), pipe.config
     latents = torch.randn(batch.clean.shape, generator=generator, device=device)
     conditioning = {"source": batch.source, "memories": batch.memories, "cache": MemoryCache(), **batch.view}
     with torch.autocast(device.type, network.precision, enabled=network.precision != torch.float32):
         words = pipe.encode_prompt(instructions)
         away = pipe.encode_prompt([None] * len(instructions)) if batch.draw.task == "text" else None
-        steps = len(pipe.set_steps(config.num_inference_steps, config.shift, device))
-        for step in range(steps):
+        for step in range(len(pipe.set_steps(config.num_inference_steps, config.shift, device))):
             latents, said = pipe.denoise(latents, step, words, away, config.guidance_scale, generator, conditioning)
     if (made_up := said.made_up) is None:
         return None
@@ -73,6 +75,6 @@ def edited(network: Network, batch: Batch, *state: int) -> Batch | None:
         source=None,
         memories=(),
         instructions=tuple(instructions[row] for row in rows),
-        scenes=tuple(batch.scenes[row // targets] for row in rows),
+        scenes=tuple(batch.scenes[row] for row in rows),
         covered=Covered(some(latents), some(made_up.share)),
     )

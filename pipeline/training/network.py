@@ -11,7 +11,7 @@ from torch import nn
 from pipeline.memory_pipeline import MemoryV2VPipeline
 
 from .batch import Batch
-from .softened import Softened
+from .softened import Pictures, Softened
 
 EVERY = 4  # frames of a target: of networks beside the transformer one of so many is asked, since they look alike
 
@@ -109,17 +109,8 @@ def beside(network: Callable[..., Prediction], batch: Batch, **asked: Any) -> Pr
     return network(batch, nothing, nothing.new_zeros(0), **asked)
 
 
-class Pictures(NamedTuple):
-    """N of the targets' frames, as `softened` takes them: clean, and before, like it, what instructions changed there,
-    None of other tasks; covered, of `edited` targets, shown and share."""
-
-    clean: torch.Tensor
-    before: torch.Tensor | None
-    covered: tuple[torch.Tensor, torch.Tensor] | None
-
-
 def pictures(batch: Batch) -> Pictures:
-    """One of EVERY frames of the targets, all of `edited` ones."""
+    """One of EVERY frames of the targets, all of `edited` ones, N in all."""
     every = EVERY if batch.covered is None else 1
 
     def some(clips: torch.Tensor) -> torch.Tensor:

@@ -146,8 +146,7 @@ def loss(
     details = details and (alone or recipe.detail_weight > 0)
     soft = None
     if details:
-        seen = pictures(batch)
-        soft = softened(seen.clean, generator, seen.before, seen.covered)
+        soft = softened(pictures(batch), generator)
     if alone:  # each counts whole
         return _beside_error(beside(network, batch, surface=surface, soft=soft), batch, soft, 1.0, 1.0)
     text = batch.draw.task == "text"

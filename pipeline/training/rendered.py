@@ -25,6 +25,7 @@ from pipeline.scenes.packed import Packed, cast, pack
 from pipeline.trajectory import Trajectory
 
 from .batch import Batch, collate
+from .edited import MADE
 from .recipe import Recipe
 from .samples import Corpus, Window
 
@@ -236,7 +237,7 @@ def _work(
             row += len(made)
         corpus = Corpus(clips, stage.length, stage.recipe, stage.glimpse)
         before, steps = turns
-        for state in chain(([1, each] for each in before), ([each] for each in steps)):
+        for state in chain(([each, 0, MADE] for each in before), ([each] for each in steps)):
             draw = corpus.draw(np.random.default_rng([stage.seed, *state]), tokenizers=stage.tokenizers)
             batch = collate(draw, placed)
             send(replace(batch, draw=replace(draw, samples=())))

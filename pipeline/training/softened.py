@@ -16,6 +16,15 @@ EVEN = 0.02  # added to sigma squared, by which errors are divided
 KNOWN = 0.05  # weight of what is not made up at all
 
 
+class Pictures(NamedTuple):
+    """clean (N, C, H, W); before, like it, what instructions changed there, None where there were none; covered: of
+    `edited` ones what the edit shows, like clean, and how far it is made up, (N, 1, H, W)."""
+
+    clean: torch.Tensor
+    before: torch.Tensor | None = None
+    covered: tuple[torch.Tensor, torch.Tensor] | None = None
+
+
 class Softened(NamedTuple):
     """As `Details.forward` takes them, N pictures: noisy, shown and source (N, C, H, W), share (N, 1, H, W), sigma
     (N,)."""
@@ -27,14 +36,9 @@ class Softened(NamedTuple):
     sigma: torch.Tensor
 
 
-def softened(
-    clean: torch.Tensor,
-    generator: torch.Generator,
-    before: torch.Tensor | None = None,
-    covered: tuple[torch.Tensor, torch.Tensor] | None = None,
-) -> Softened:
-    """Pictures (N, C, H, W) with soft parts, and in noise of any level. before: like them, what an instruction
-    changed, None where there was none. covered: shown and share of an edit; None draws soft parts."""
+def softened(pictures: Pictures, generator: torch.Generator) -> Softened:
+    """Pictures with soft parts, in noise of any level: those of an edit, or drawn ones."""
+    clean, before, covered = pictures
     drawn: dict[str, Any] = {"generator": generator, "device": clean.device}
     shown, share = _drawn(clean, drawn) if covered is None else covered
     sigma = 1 - torch.rand(len(clean), **drawn)  # never 0

@@ -68,7 +68,7 @@ def validate(trainer: Trainer, batches: Sequence[Batch], std: float) -> dict[str
                 off.append(float(depths_off(surface, batch.depths).abs().sum() / known.sum()))
             if trainer.details:
                 seen = pictures(stored.to("cpu"))
-                soft = softened(seen.clean, torch.Generator().manual_seed(SEED + index), seen.before, seen.covered)
+                soft = softened(seen, torch.Generator().manual_seed(SEED + index))
                 soft = Softened(*(each.to(device) for each in soft))
                 painted = beside(trainer.network, batch, soft=soft).details
                 assert painted is not None  # as before

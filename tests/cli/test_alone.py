@@ -124,6 +124,15 @@ def test_tuned_alone_details_learn_from_edits_of_the_model_that_it_begins_with(
     assert all(torch.equal(stopped[name], each) for name, each in whole.items()), "as if it had never stopped"
     moved = {name for name, each in before.items() if not torch.equal(whole[name], each)}
     assert moved and all(name.startswith("details.") for name in moved)
+    small[small.index(tiny_model)] = str(tmp_path / "whole/model")  # whose painter alone is another
+    here("--out", str(tmp_path / "stopped"), *small, "steps=6")
+    pipe = MemoryV2VPipeline.from_pretrained(tiny_model)
+    torch.nn.init.normal_(pipe.transformer.proj_out.weight)
+    pipe.save_pretrained(tmp_path / "other")
+    small[small.index(str(tmp_path / "whole/model"))] = str(tmp_path / "other")
+    with pytest.raises(SystemExit) as refused:
+        here("--out", str(tmp_path / "stopped"), *small, "steps=7")
+    assert "began from another model than --begin" in str(refused.value.code)
 
     def nothing(*_: Any) -> Iterator[Any]:
         return iter(())
@@ -163,6 +172,7 @@ def test_scenes_of_other_splits_are_left_out(
         ("optimizer=sgd", "optimizer must be muon or adamw, got 'sgd'"),
         ("seed=-1", "seed is -1, expected 0 or more"),
         ("tune=lora", "tune is 'lora', expected one of ('all', 'paper', 'words', 'empty', 'depths', 'details')"),
+        ("tune=details", "tune is details, expected a trained model that the rest of it is of: --begin DIR"),
         ("own_edits=2", "own_edits is 2 with tune=all, expected 0, or tune=details"),
     ],
 )

@@ -16,7 +16,7 @@ from actors.training import EDITS, MODEL, train
 from actors.training_data import Encoded, Windows
 from actors.training_edits import TRIES, Edits
 from jobs.main import main
-from pipeline.memory_pipeline import MemoryV2VPipeline
+from pipeline.memory_pipeline import MemoryV2VPipeline, MemoryVideo
 from pipeline.pixels import load_codec
 from pipeline.training.batch import Batch, Covered, collate
 from pipeline.training.edited import edited, edits_recipe
@@ -72,8 +72,6 @@ def test_edits_are_those_that_the_pipeline_makes_and_does_not_paint(network, bat
 
     def shown(window):
         return window.clip.trajectory[window.start : window.start + 16].relative_to(reference)
-
-    from pipeline.memory_pipeline import MemoryVideo
 
     rate = sample.origin.clip.rate
     pipe = network.pipe
@@ -150,14 +148,16 @@ def test_edits_that_are_kept_come_back_as_they_were_and_are_made_once(tmp_path):
         asked.append((number, attempt))
         return covered(number, plain=bool(number % 2)) if number != 1 or attempt == 2 else None
 
-    edits = Edits(tmp_path / "edits", 4, make)
+    edits = Edits(tmp_path / "edits", ["a key"], 4, make)
+    assert edits.missing() == [0, 1, 2, 3]
     assert list(edits.fill(0, 2)) == [(1, 2), (2, 2)] and asked == [(0, 0), (2, 0)]
     assert list(edits.fill(1, 2)) == [(1, 2), (2, 2)] and asked[2:] == [(1, 0), (1, 1), (1, 2), (3, 0)]
     for number in range(4):
         assert same(edits(number), covered(number, plain=bool(number % 2)))
-    (tmp_path / "edits" / "000002.safetensors").unlink()
-    assert list(edits.fill()) == [(4, 4)] and asked[6:] == [(2, 0)]
-    nothing = Edits(tmp_path / "none", 1, lambda number, attempt: None)
+    (edits.folder / "000002.safetensors").unlink()
+    assert edits.missing() == [2] and list(edits.fill()) == [(4, 4)] and asked[6:] == [(2, 0)]
+    assert Edits(tmp_path / "edits", ["another"], 4, make).missing() == [0, 1, 2, 3]
+    nothing = Edits(tmp_path / "none", [], 1, lambda number, attempt: None)
     with pytest.raises(RuntimeError, match=f"edits 0: of {TRIES} batches nothing is made up"):
         list(nothing.fill())
 
@@ -220,10 +220,30 @@ def test_a_training_learns_from_its_models_edits_and_ends_the_same_after_a_stop(
         stop_after(patch, 4)
         with pytest.raises(Stopped):
             train(stopped)
-    next(iter(Path(stopped.out, EDITS).rglob("*.safetensors"))).unlink()  # made again, as it was
+    made = sorted(Path(stopped.out, EDITS).rglob("*.safetensors"))
+    before_stop = [each.read_bytes() for each in made]
+    for each in made[:2]:
+        each.unlink()
     train(stopped)
+    assert [each.read_bytes() for each in made] == before_stop, "made again, as they were"
     ended = weights(f"{stopped.out}/{MODEL}")
     assert all(torch.equal(value, ended[name]) for name, value in after.items())
+
+
+def test_edits_are_made_again_for_another_seed_and_kept_for_more_steps(tiny_scenes, tiny_model, tmp_path):
+    def files(steps: int, **changed) -> set[Path]:
+        asked = setup(tiny_scenes, tmp_path / "out", tiny_model, {**RECIPE, "steps": steps}, tune="details", **changed)
+        train(asked)
+        return set(Path(asked.out, EDITS).rglob("*.safetensors"))
+
+    first = files(1, own_edits=1)
+    assert len(first) == 1 and files(2, own_edits=1) == first
+    more = files(3, own_edits=2)
+    assert len(more) == 2 and first < more
+    other = files(4, own_edits=1, seed=9)
+    assert len(other - more) == 1 and [each.read_bytes() for each in other - more] != [
+        each.read_bytes() for each in first
+    ]
 
 
 def test_of_several_processes_each_makes_a_part(tiny_scenes, tiny_model, network, tmp_path, monkeypatch):
@@ -236,13 +256,30 @@ def test_of_several_processes_each_makes_a_part(tiny_scenes, tiny_model, network
 
     told: list[object] = []
     monkeypatch.setattr(Edits, "fill", fill)
-    monkeypatch.setattr(actors.training, "same_everywhere", lambda value, name: told.append(name))
-    clips = ClipDataset.open(tiny_scenes).clips("train")
-    actors.training._edits(asked, network, clips, lambda windows, length: torch.zeros(0), None, 0, 1, 2)
-    assert made == [(1, 2)] and told == ["own_edits"], "and waits for the others"
+    monkeypatch.setattr(actors.training, "same_everywhere", lambda value, name: told.append(value))
+    data = ClipDataset.open(tiny_scenes)
+    actors.training._edits(asked, network, lambda windows, length: torch.zeros(0), data, None, 0, 1, 2)
+    assert made == [(1, 2)] and told == [[0, 1, 2, 3]], "and waits for the others, which see as many files"
 
 
 def test_own_edits_are_refused_where_details_are_not_what_is_tuned(tiny_scenes, tiny_model, tmp_path, capfd):
     words = ["train", "--data", tiny_scenes, "--out", str(tmp_path / "out"), "--model", tiny_model, "own_edits=2"]
     assert main([*words, "tune=words", "--dry-run"]) == 2
     assert "own_edits is 2 with tune=words and sharding=none: expected tune=details" in capfd.readouterr().err
+    assert main([*words, "tune=details", "sharding=full", "--workers", "2", "--dry-run"]) == 2
+    assert "own_edits is 2 with tune=details and sharding=full: expected tune=details" in capfd.readouterr().err
+    assert main([*words, "tune=details", "camera=0", "text=0", "onward=1", "--dry-run"]) == 2
+    assert "one of camera, text and onward must be more than 0" in capfd.readouterr().err
+
+
+def test_a_part_that_is_trained_to_the_end_is_refused_for_another_model(tiny_scenes, tiny_model, tmp_path, capfd):
+    other = tmp_path / "other"
+    pipe = MemoryV2VPipeline.from_pretrained(tiny_model)
+    torch.nn.init.normal_(pipe.transformer.proj_out.weight)
+    pipe.save_pretrained(other)
+    words = ["train", "--data", tiny_scenes, "--out", str(tmp_path / "out"), "tune=details", "steps=1", "batch=2"]
+    assert main([*words, "--model", tiny_model]) == 0
+    assert main([*words, "--model", str(other)]) == 2
+    assert "began from model" in capfd.readouterr().err
+    assert main([*words, "--model", tiny_model]) == 0
+    assert "nothing to do: 1 steps are taken already" in capfd.readouterr().err
