@@ -27,7 +27,7 @@ from .unet import UNet
 STEPS = 20  # from noise to a picture
 # Noise with which the painting of an edit begins that keeps the camera: the picture is seen through it. What is painted
 # is the edit that the transformer has decided on, and not whether there is one.
-BEGUN = 0.8
+BEGUN = 0.7
 # In noise of GUIDED (least and most) what is painted is driven away from what would be if no place saw another, by so
 # much of the difference (perturbed-attention guidance, Ahn et al., 2024; in an interval, Kynkaanniemi et al., 2024):
 # edges and patterns then go on from where they are seen. In more noise things appear that nobody asked for.
