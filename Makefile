@@ -2,7 +2,7 @@
 # make test   lint, types, tests (what continuous integration runs)
 # make bench  every benchmark; writes docs/benchmarks.md
 # make train-mini   mini from nothing, into build/ (SIZE=gpu: the size of the one in the box, on a GPU; FOOTAGE=DIR LICENCE=... adds
-#                   clips; SCENES=N and SETTINGS="key=value ..." change how much)
+#                   clips; SCENES=N, SETTINGS="key=value ..." and, of what then learns from its edits, DETAILS="..." change how much)
 PYTHON ?= python3
 SIZE ?= cpu
 BIN := .venv/bin

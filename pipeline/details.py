@@ -28,9 +28,9 @@ STEPS = 20  # from noise to a picture
 # Noise with which the painting of an edit begins that keeps the camera: the picture is seen through it. What is painted
 # is the edit that the transformer has decided on, and not whether there is one.
 BEGUN = 0.7
-# In noise of GUIDED (least and most) what is painted is driven away from what would be if no place saw another, by so
-# much of the difference (perturbed-attention guidance, Ahn et al., 2024; in an interval, Kynkaanniemi et al., 2024):
-# edges and patterns then go on from where they are seen. In more noise things appear that nobody asked for.
+# In noise of GUIDED (least and most) what is painted is driven away from what would be if places attended to themselves
+# alone, by so much of the difference (perturbed-attention guidance, Ahn et al., 2024; in an interval, Kynkäänniemi et
+# al., 2024): edges and patterns then go on from where they are seen. In more noise things appear that nobody asked for.
 GUIDANCE, GUIDED = 0.75, (0.25, 0.7)
 LEAST = 0.02  # a frame no pixel of which is made up by more than this stays as it is
 TOLD = 256  # numbers that a picture's noise and words are told in
@@ -64,7 +64,7 @@ class Details(UNet):
         """(N, C, H, W) float32, the picture with details. noisy (N, C, H, W): it in noise of sigma (N,). shown (N, C,
         H, W): the picture, soft as far as its pixels are made up; share (N, 1, H, W), in 0..1: how far that is. source,
         like shown: what was there before, or as shown where nobody knows. words (N, L, text_dim) of the instruction.
-        apart: as if no place saw another."""
+        apart: every place attends to itself alone."""
         height, width = shown.shape[2:]
         given = torch.cat([noisy, shown, source, 2 * share - 1], dim=1).float()
         beyond = (0, -width % self.multiple, 0, -height % self.multiple)

@@ -261,7 +261,7 @@ def _digest(weights: dict[str, torch.Tensor]) -> str:
     """Of weights that are not trained: a checkpoint goes with those alone that it began with."""
     found = hashlib.sha256()
     for name, each in sorted(weights.items()):
-        found.update(name.encode() + each.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        found.update(name.encode() + each.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 

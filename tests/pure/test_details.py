@@ -202,7 +202,7 @@ def test_where_a_source_shows_what_was_there_the_painting_begins_with_the_pictur
     assert all(torch.allclose(each, noise[0], atol=1e-3) for each in noise)
 
 
-def test_in_some_noise_it_is_driven_away_from_what_would_be_if_no_place_saw_another():
+def test_in_some_noise_it_is_driven_away_from_what_would_be_if_places_attended_to_themselves_alone():
     sample, made_up = clip(torch.ones(SIZE, SIZE))
     asked: list[tuple[float, bool]] = []
 
