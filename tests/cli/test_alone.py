@@ -80,26 +80,27 @@ def test_it_trains_validates_writes_a_model_and_goes_on_where_it_was(
 
 
 def test_a_training_by_the_clock_goes_on_past_the_steps_of_its_file(
-    tmp_path: Path, here: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    tiny_model: str, tmp_path: Path, here: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here("--out", str(tmp_path), *TINY, *SHORT, "steps=3", "validation_batches=0")
+    small = [*TINY, "--begin", tiny_model, *SHORT, "validation_batches=0"]
+    here("--out", str(tmp_path), *small, "steps=3")
     monkeypatch.setattr(alone, "time", SimpleNamespace(monotonic=map(float, count()).__next__))  # a second a look
     monkeypatch.setattr(alone, "REPLANNED", 2)
-    here("--out", str(tmp_path), *TINY, *SHORT, "steps=3", "validation_batches=0", "--minutes", "0.25")
+    here("--out", str(tmp_path), *small, "steps=3", "--minutes", "0.25")
     assert trained(tmp_path) > 6, "it has a quarter of a minute, not three steps"
     planned = [line["steps"] for line in logged(tmp_path) if "steps" in line]
     assert len(planned) > 1 and all(steps > 3 for steps in planned)
 
 
 def test_a_training_by_the_clock_goes_on_with_the_rates_that_it_had(
-    tmp_path: Path, here: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    tiny_model: str, tmp_path: Path, here: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.training.log.EVERY", 1)
-    slow = [*SHORT, "decay=1", "warmup=1", "validation_batches=0"]
-    here("--out", str(tmp_path), *TINY, *slow, "steps=4")
+    slow = [*TINY, "--begin", tiny_model, *SHORT, "decay=1", "warmup=1", "validation_batches=0"]
+    here("--out", str(tmp_path), *slow, "steps=4")
     monkeypatch.setattr(alone, "time", SimpleNamespace(monotonic=map(float, count()).__next__))  # a second a look
     monkeypatch.setattr(alone, "REPLANNED", 1)
-    here("--out", str(tmp_path), *TINY, *slow, "steps=100", "--minutes", "0.3")
+    here("--out", str(tmp_path), *slow, "steps=100", "--minutes", "0.3")
     rates = [line["rate"] for line in logged(tmp_path) if "rate" in line][:5]
     assert rates[3] == pytest.approx(1 / 4) and rates[4] < 1 / 2, "and not .96, as early in a hundred steps"
 
@@ -109,8 +110,8 @@ def test_tuned_alone_details_learn_from_edits_of_the_model_that_it_begins_with(
 ) -> None:
     monkeypatch.setattr(alone, "HELD_OUT_SCENES", 2)
     small = [*TINY, "--begin", tiny_model, "height=32", "width=32", "batch=2", "memories=1", "decay=0", "warmup=1"]
-    small += ["tune=details", "own_edits=2", "validation_batches=1"]
-    here("--out", str(tmp_path / "stopped"), *small, "steps=2")
+    small += ["tune=details", "own_edits=2", "validation_batches=0"]
+    here("--out", str(tmp_path / "stopped"), *small, "steps=2", "validation_batches=1")
     lines = logged(tmp_path / "stopped")
     assert [(line["edited"], line["edited_of"]) for line in lines if "edited" in line] == [(2, 2)]
     assert [line["step"] for line in lines if "details_off" in line and "validation_loss" not in line] == [2]
@@ -124,12 +125,10 @@ def test_tuned_alone_details_learn_from_edits_of_the_model_that_it_begins_with(
     assert all(torch.equal(stopped[name], each) for name, each in whole.items()), "as if it had never stopped"
     moved = {name for name, each in before.items() if not torch.equal(whole[name], each)}
     assert moved and all(name.startswith("details.") for name in moved)
-    small[small.index(tiny_model)] = str(tmp_path / "whole/model")  # whose painter alone is another
-    here("--out", str(tmp_path / "stopped"), *small, "steps=6")
     pipe = MemoryV2VPipeline.from_pretrained(tiny_model)
     torch.nn.init.normal_(pipe.transformer.proj_out.weight)
     pipe.save_pretrained(tmp_path / "other")
-    small[small.index(str(tmp_path / "whole/model"))] = str(tmp_path / "other")
+    small[small.index(tiny_model)] = str(tmp_path / "other")
     with pytest.raises(SystemExit) as refused:
         here("--out", str(tmp_path / "stopped"), *small, "steps=7")
     assert "began from another model than --begin" in str(refused.value.code)
