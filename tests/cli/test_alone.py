@@ -133,10 +133,8 @@ def test_tuned_alone_details_learn_from_edits_of_the_model_that_it_begins_with(
         here("--out", str(tmp_path / "stopped"), *small, "steps=7")
     assert "began from another model than --begin" in str(refused.value.code)
 
-    def nothing(*_: Any) -> Iterator[Any]:
-        return iter(())
-
-    monkeypatch.setattr(alone, "all_edited", nothing)
+    # Of no batches no edits are made.
+    monkeypatch.setattr(alone, "rendered_batches", lambda *_, **__: (each for each in ()))
     with pytest.raises(SystemExit) as refused:
         here("--out", str(tmp_path / "none"), *small, "steps=2")
     assert "of 2 batches of edits nothing is made up" in str(refused.value.code)
