@@ -7,9 +7,9 @@ result is their mean. What is remembered comes back as it was, for the price of 
 
 A memory is looked at in the frames that show most, whenever they were, the source in those of the same moment. In use
 a pixel is looked up in a source of another camera where its ray meets what that shows, if it is known how far away that
-is (`surface`). Where target and source share their rays, the source shows all there is, and when. What a memory of
-another moment shows there may have moved on since: in use it is a candidate as far as the source looked then as it
-looks now.
+is, and else in the first memory that it meets (`surface`): all these together are one candidate. Where target and
+source share their rays, the source shows all there is, and when. What a memory of another moment shows there may have
+moved on since: in use it is a candidate as far as the source looked then as it looks now.
 
 Letters in shapes as in `lookup`, and V videos, N tokens of the target, D width of the model. For models that predict
 the clean sample and know rays.
@@ -31,9 +31,12 @@ from .lookup import CELL, FARTHEST, NEAREST, Paths, fine, finer, framewise, look
 from .moments import nearest, showing
 from .outlines import CERTAIN, DECIDED, Outlines, bounded, outlined
 from .seams import beside, even, seamless
-from .surface import Met, meet
+from .surface import Met, first, meet
 from .tokenizers import unpatchify
 
+# Logits by which a memory that a ray meets is likelier than the network says: that has learned with memories that are
+# looked up along depths only roughly known, and chooses by what noise speaks for, cell by cell, so that edges fray.
+MEMORY = 2.0
 UNCHANGED = 0.1  # units of the latent: a source that looks otherwise by far more shows something else by now
 DEPTHS = (1.5, 12.0)  # metres along the optical axis: where the points of a ray begin, the first and the last
 
@@ -52,7 +55,7 @@ def sights(
 ) -> list[Sight | Met | None]:
     """One for each video, the source's place first; None where there is none. A video may have fewer rows than the
     target, as `forward` says. outlines: of `outlines_of`, for rows that share their rays with the source. Where none
-    does, and its surface is known, it is what the target's rays meet."""
+    does, and surfaces are known, what the target's rays meet of all of them is in the source's place."""
     with torch.autocast(target.latent.device.type, enabled=False):  # positions are never rounded
         return _sights(target, videos, outlines)
 
@@ -81,6 +84,8 @@ def _sights(
             found.append(meet(paths, video.surface[row[:, None], at].flatten(0, 1), frames.flatten(0, 1)))
         else:
             found.append(Sight(**vars(paths_through(origins, rays, video, at)), frames=frames, dated=dated))
+    if mets := [each for each in found if isinstance(each, Met)]:  # the source, and all memories or none
+        found[: len(mets)] = [first(mets), *[None] * (len(mets) - 1)]
     return found
 
 
@@ -150,7 +155,8 @@ class Copying(nn.Module):
             met = seen[0] if seen and isinstance(seen[0], Met) else None
             if met is not None:  # there all points are where it is, also in what memories show
                 said = log_depths.flatten(0, 1)
-                log_depths = torch.where(met.mostly, met.log_depths, said).view_as(log_depths)
+                mostly = met.mostly.any(dim=1, keepdim=True)
+                log_depths = torch.where(mostly, met.log_depths, said).view_as(log_depths)
             depths = log_depths.flatten(0, 1).exp().clamp(NEAREST, FARTHEST)
             noisy = framewise(noisy.float()).contiguous()
             level = sigma.float().repeat_interleave(frames).view(-1, 1, 1, 1)
@@ -164,7 +170,7 @@ class Copying(nn.Module):
             for score, sight in zip(videos, seen, strict=False):
                 if isinstance(sight, Met):
                     found = torch.where(sight.meets, sight.shown, made)[:, :, None]
-                    score, inside = score.logsumexp(dim=1, keepdim=True), sight.mostly
+                    score, inside = self._of_met(videos, sight), sight.mostly.any(dim=1, keepdim=True)
                 elif sight is not None:
                     where, inside = project(sight, depths)
                     found = look(sight.frames.flatten(0, 1), where)
@@ -219,6 +225,12 @@ class Copying(nn.Module):
                 smooth = torch.where(decided, even(smooth), smooth)
             made = torch.where(shared, made, smooth)
         return framewise(settled(made.unflatten(0, sizes).transpose(1, 2), _middle(log_depths), leaders))
+
+    def _of_met(self, videos: Sequence[torch.Tensor], met: Met) -> torch.Tensor:
+        """(BT, 1, h, w): of logits (BT, P, h, w) of every video, those of what rays meet together."""
+        said = torch.stack([video.logsumexp(dim=1) for video in videos[: met.mostly.shape[1]]], dim=1)
+        said[:, 1:] += MEMORY
+        return said.masked_fill(~met.mostly, -torch.inf).logsumexp(dim=1, keepdim=True)
 
     def _evidence(self, noisy: torch.Tensor, candidate: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         """(BT, J, h, w): log-likelihood of the noisy target, (1 - sigma) x + sigma noise, if x were the candidate."""

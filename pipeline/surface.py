@@ -1,10 +1,10 @@
-"""What the source shows is a surface, and the target's rays meet it.
+"""What videos show is a surface, and the target's rays meet it.
 
 What tokens say of the target's depths is a blurred picture: a thing that is looked up along it comes out torn. But how
 the source looks is known to the pixel. So in use a network of its own says how far away is what the source shows (see
 `depths`), and a pixel of the target is looked up where its ray first goes behind that surface, but not where it has
 passed behind the edge of a thing: what is there the source does not show. What goes behind it nowhere is not shown
-either.
+either. Memories are surfaces, too (see `remembered`), which a ray may meet that does not meet the source.
 
 Letters in shapes as in `lookup`.
 """
@@ -12,6 +12,7 @@ Letters in shapes as in `lookup`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,9 +28,9 @@ HALVINGS = 4  # of what lies between the two that the surface is between
 
 @dataclass(frozen=True, eq=False)
 class Met:
-    """What the target's rays meet. shown (BT, C, H, W): how the source looks there. meets (BT, 1, H, W) bool: whether
-    it shows it. Of cells, mostly (BT, 1, h, w) bool: whether it does in half of their pixels or more, and log_depths
-    (BT, 1, h, w): logarithms of metres along the target's optical axis, the mean over these."""
+    """What the target's rays meet. shown (BT, C, H, W): how it looks there. meets (BT, 1, H, W) bool: whether they
+    meet anything. Of cells, mostly (BT, V, h, w) bool: whether they do in half of their pixels or more, in every video,
+    and log_depths (BT, 1, h, w): logarithms of metres along the target's optical axis, the mean over these."""
 
     shown: torch.Tensor
     meets: torch.Tensor
@@ -38,8 +39,31 @@ class Met:
 
 
 def meet(paths: Paths, surfaces: torch.Tensor, frames: torch.Tensor) -> Met:
-    """The target's rays, of pixels and not of cells, with what the source shows in the frame that each is looked up in:
+    """The target's rays, of pixels and not of cells, with what a video shows in the frame that each is looked up in:
     its surface (BT, H', W') and its picture, `fine` (BT, C, 2 H' - 1, 2 W' - 1)."""
+    log_depths, met, where = reached(paths, surfaces)
+    share = F.avg_pool2d(met.float(), CELL)
+    mean = F.avg_pool2d(log_depths * met, CELL) / share.clamp(min=CELL**-2)
+    return Met(look_at(frames, where)[:, :, 0], met, share >= 0.5, mean)
+
+
+def first(found: Sequence[Met]) -> Met:
+    """Of several videos the first that a ray meets."""
+    met = found[0]
+    for other in found[1:]:
+        any_one = met.mostly.any(dim=1, keepdim=True)
+        met = Met(
+            torch.where(met.meets, met.shown, other.shown),
+            met.meets | other.meets,
+            torch.cat([met.mostly, other.mostly], dim=1),
+            torch.where(any_one, met.log_depths, other.log_depths),
+        )
+    return met
+
+
+def reached(paths: Paths, surfaces: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of rays and surfaces as in `meet`: log depths along the rays' own optical axes (BT, 1, H, W), whether they meet
+    the surface there, and where in the video's frames, (BT, 2, 1, H, W)."""
 
     def behind(log_depths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Of points (BT, 1, H, W) of the rays how far they lie behind the surface and how far away, log metres, as the
@@ -73,7 +97,4 @@ def meet(paths: Paths, surfaces: torch.Tensor, frames: torch.Tensor) -> Met:
         near, far = torch.where(hidden, near, middle), torch.where(hidden, middle, far)
     log_depths = (near + far) / 2
     where, inside = project(paths, log_depths.exp())
-    met = met & inside
-    share = F.avg_pool2d(met.float(), CELL)
-    mean = F.avg_pool2d(log_depths * met, CELL) / share.clamp(min=CELL**-2)
-    return Met(look_at(frames, where)[:, :, 0], met, share >= 0.5, mean)
+    return log_depths, met & inside, where

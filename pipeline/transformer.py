@@ -37,6 +37,7 @@ from .merging import Compressor, fraction
 from .outlines import Outlines, outlines_of
 from .passes import Merging, Pass
 from .positions import Rotary, frustum_places, frustum_rotary, grid_places, grid_rotary
+from .remembered import remembered
 from .surface import Met
 from .tokenizers import Group, Kernel, Tokenizers, Tokens, Where, pad_to, unpatchify
 
@@ -470,11 +471,17 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
     ) -> list[Sight | Met | None]:
         """What of these videos the target may copy. In training all of their rays are looked along."""
         source, *memories = videos
-        known = source is None or source.surface is not None or outlines is not None
-        if self.depths is not None and not self.training and not known:
-            assert source is not None and source.intrinsics is not None  # see conditioning.check
+        if self.depths is None or self.training or source is None or outlines is not None:
+            return sights(target, videos, outlines)
+        assert source.intrinsics is not None  # see conditioning.check
+        if source.surface is None:
             source = replace(source, surface=self.depths(source.latent, source.intrinsics))
-        return sights(target, [source, *memories], outlines)
+        known = [source]
+        for memory in memories:
+            assert memory is not None and memory.intrinsics is not None
+            own = self.depths(memory.latent, memory.intrinsics)
+            known.append(replace(memory, surface=remembered(own, memory, known)))
+        return sights(target, known, outlines)
 
     def _where(self, video: ConditioningVideo, kernel: Kernel | None, offset: int) -> Where:
         """Where the tokens of one video are, and what is added to them for its cameras."""
