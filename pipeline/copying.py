@@ -7,7 +7,7 @@ result is their mean. What is remembered comes back as it was, for the price of 
 
 A memory is looked at in the frames that show most, whenever they were, the source in those of the same moment. In use
 a pixel is looked up in a source of another camera where its ray meets what that shows, if it is known how far away that
-is, and else in the first memory that it meets (`surface`): all these together are one candidate. Where target and
+is, and in the first memory that it meets, as the other candidate (`surface`). Where target and
 source share their rays, the source shows all there is, and when. What a memory of another moment shows there may have
 moved on since: in use it is a candidate as far as the source looked then as it looks now.
 
@@ -34,8 +34,8 @@ from .seams import beside, even, seamless
 from .surface import Met, first, meet
 from .tokenizers import unpatchify
 
-# Logits by which a memory that a ray meets is likelier than the network says: that has learned with memories that are
-# looked up along depths only roughly known, and chooses by what noise speaks for, cell by cell, so that edges fray.
+# Logits by which a memory is likelier than the network says where a ray meets it and not the source: that has learned
+# with memories that are looked up along depths only roughly known, and noise has too much of a say, so edges fray.
 MEMORY = 2.0
 UNCHANGED = 0.1  # units of the latent: a source that looks otherwise by far more shows something else by now
 DEPTHS = (1.5, 12.0)  # metres along the optical axis: where the points of a ray begin, the first and the last
@@ -55,7 +55,7 @@ def sights(
 ) -> list[Sight | Met | None]:
     """One for each video, the source's place first; None where there is none. A video may have fewer rows than the
     target, as `forward` says. outlines: of `outlines_of`, for rows that share their rays with the source. Where none
-    does, and surfaces are known, what the target's rays meet of all of them is in the source's place."""
+    does, and surfaces are known, it is what the target's rays meet, of all memories the first in the first's place."""
     with torch.autocast(target.latent.device.type, enabled=False):  # positions are never rounded
         return _sights(target, videos, outlines)
 
@@ -84,8 +84,8 @@ def _sights(
             found.append(meet(paths, video.surface[row[:, None], at].flatten(0, 1), frames.flatten(0, 1)))
         else:
             found.append(Sight(**vars(paths_through(origins, rays, video, at)), frames=frames, dated=dated))
-    if mets := [each for each in found if isinstance(each, Met)]:  # the source, and all memories or none
-        found[: len(mets)] = [first(mets), *[None] * (len(mets) - 1)]
+    if mets := [each for each in found[1:] if isinstance(each, Met)]:  # all memories, or none
+        found[1 : 1 + len(mets)] = [first(mets), *[None] * (len(mets) - 1)]
     return found
 
 
@@ -154,9 +154,9 @@ class Copying(nn.Module):
             count, frames = len(own), own.shape[2]
             met = seen[0] if seen and isinstance(seen[0], Met) else None
             if met is not None:  # there all points are where it is, also in what memories show
-                said = log_depths.flatten(0, 1)
-                mostly = met.mostly.any(dim=1, keepdim=True)
-                log_depths = torch.where(mostly, met.log_depths, said).view_as(log_depths)
+                both = first([each for each in seen if isinstance(each, Met)])
+                said, mostly = log_depths.flatten(0, 1), both.mostly.any(dim=1, keepdim=True)
+                log_depths = torch.where(mostly, both.log_depths, said).view_as(log_depths)
             depths = log_depths.flatten(0, 1).exp().clamp(NEAREST, FARTHEST)
             noisy = framewise(noisy.float()).contiguous()
             level = sigma.float().repeat_interleave(frames).view(-1, 1, 1, 1)
@@ -167,10 +167,14 @@ class Copying(nn.Module):
             candidates = [made[:, :, None]]  # (BT, C, points, H, W) each
             *videos, alone = logits.flatten(0, 1).split([self.points] * self.videos + [1], dim=1)
             scores = [alone + self._evidence(noisy, candidates[0], level)]
-            for score, sight in zip(videos, seen, strict=False):
+            missed: list[tuple[int, torch.Tensor]] = []  # candidates that are made up where rays meet nothing
+            for place, (score, sight) in enumerate(zip(videos, seen, strict=False)):
                 if isinstance(sight, Met):
                     found = torch.where(sight.meets, sight.shown, made)[:, :, None]
-                    score, inside = self._of_met(videos, sight), sight.mostly.any(dim=1, keepdim=True)
+                    score, inside = _of_met(videos[place:], sight), sight.mostly.any(dim=1, keepdim=True)
+                    if place and met is not None:
+                        score = score + MEMORY * ~met.mostly
+                    missed.append((len(scores), ~sight.meets))
                 elif sight is not None:
                     where, inside = project(sight, depths)
                     found = look(sight.frames.flatten(0, 1), where)
@@ -194,7 +198,8 @@ class Copying(nn.Module):
                     sample = sample + share[:, None, point] * each[:, :, point]
             made_up, invented = None, shares[0]
             if met is not None and leaders is not None:
-                invented = invented + shares[1] * ~met.meets
+                for place, where in missed:
+                    invented = invented + shares[place] * where
                 if (certain := level <= CERTAIN).any():
                     sample = sample + certain * invented * beside(made, met.shown, shares[1] * met.meets)
             if leaders is not None and (met is not None or shared.all()):
@@ -226,17 +231,17 @@ class Copying(nn.Module):
             made = torch.where(shared, made, smooth)
         return framewise(settled(made.unflatten(0, sizes).transpose(1, 2), _middle(log_depths), leaders))
 
-    def _of_met(self, videos: Sequence[torch.Tensor], met: Met) -> torch.Tensor:
-        """(BT, 1, h, w): of logits (BT, P, h, w) of every video, those of what rays meet together."""
-        said = torch.stack([video.logsumexp(dim=1) for video in videos[: met.mostly.shape[1]]], dim=1)
-        said[:, 1:] += MEMORY
-        return said.masked_fill(~met.mostly, -torch.inf).logsumexp(dim=1, keepdim=True)
-
     def _evidence(self, noisy: torch.Tensor, candidate: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         """(BT, J, h, w): log-likelihood of the noisy target, (1 - sigma) x + sigma noise, if x were the candidate."""
         weight, spread = self.evidence.exp().unbind()
         error = _over_cells(torch.addcmul(noisy[:, :, None], level[:, None] - 1, candidate))
         return -weight * error / (2 * (level**2 + ((1 - level) * spread) ** 2))
+
+
+def _of_met(videos: Sequence[torch.Tensor], met: Met) -> torch.Tensor:
+    """(BT, 1, h, w): of logits (BT, P, h, w) of every video, those of what rays meet, together."""
+    said = torch.stack([video.logsumexp(dim=1) for video in videos[: met.mostly.shape[1]]], dim=1)
+    return said.masked_fill(~met.mostly, -torch.inf).logsumexp(dim=1, keepdim=True)
 
 
 def _middle(log_depths: torch.Tensor) -> torch.Tensor:
