@@ -7,9 +7,9 @@ result is their mean. What is remembered comes back as it was, for the price of 
 
 A memory is looked at in the frames that show most, whenever they were, the source in those of the same moment. In use
 a pixel is looked up in a source of another camera where its ray meets what that shows, if it is known how far away that
-is, and in the first memory that it meets, as the other candidate (`surface`). Where target and
-source share their rays, the source shows all there is, and when. What a memory of another moment shows there may have
-moved on since: in use it is a candidate as far as the source looked then as it looks now.
+is, and in the first memory that it meets, as the other candidate (`surface`). Where target and source share their rays,
+the source shows all there is, and when. What a memory of another moment shows there may have moved on since: in use it
+is a candidate as far as the source looked then as it looks now.
 
 Letters in shapes as in `lookup`, and V videos, N tokens of the target, D width of the model. For models that predict
 the clean sample and know rays.
@@ -153,10 +153,10 @@ class Copying(nn.Module):
         with torch.autocast(own.device.type, enabled=False):
             count, frames = len(own), own.shape[2]
             met = seen[0] if seen and isinstance(seen[0], Met) else None
-            if met is not None:  # there all points are where it is, also in what memories show
-                both = first([each for each in seen if isinstance(each, Met)])
-                said, mostly = log_depths.flatten(0, 1), both.mostly.any(dim=1, keepdim=True)
-                log_depths = torch.where(mostly, both.log_depths, said).view_as(log_depths)
+            for sight in reversed(seen):  # what a ray meets lies there, first of all what the source shows
+                if isinstance(sight, Met):
+                    said, mostly = log_depths.flatten(0, 1), sight.mostly.any(dim=1, keepdim=True)
+                    log_depths = torch.where(mostly, sight.log_depths, said).view_as(log_depths)
             depths = log_depths.flatten(0, 1).exp().clamp(NEAREST, FARTHEST)
             noisy = framewise(noisy.float()).contiguous()
             level = sigma.float().repeat_interleave(frames).view(-1, 1, 1, 1)
