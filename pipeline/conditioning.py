@@ -35,9 +35,10 @@ class ConditioningVideo:
     (B, T, 4) divided by the frame's size, for models that see rays. times: (B, T) signed seconds from the target's
     first frame, for models with frustum positions. preceding: the memory just before the target in time, which
     takes the source's range of positions where no source tokens do (text tasks). source: like latent, of a memory made
-    with its source's camera, what it was made from (see `copying`). surface: (B, T, H, W) float32, of the source where
-    the target's camera is elsewhere, how far away what it shows is, in logarithms of metres along the optical axis;
-    None for what the model says (see `depths`); of no use in a batch with a row whose camera is the source's.
+    with its source's camera, what it was made from (see `copying`). surface: (B, T, H, W) float32, where the
+    target's camera is not the source's, how far away what the video shows is, in logarithms of metres along the optical
+    axis; None for what the model says (see `depths` and `remembered`); of no use without a source, nor in a batch with
+    a row whose camera is the source's.
     """
 
     latent: torch.Tensor

@@ -64,6 +64,7 @@ def _sights(
     target: ConditioningVideo, videos: Sequence[ConditioningVideo | None], outlines: Outlines | None
 ) -> list[Sight | Met | None]:
     origins, rays = rays_of(target)
+    of_pixels = rays_of(target, cell=1)
     found: list[Sight | Met | None] = []
     for place, video in enumerate(videos):
         if video is None:
@@ -80,11 +81,12 @@ def _sights(
         used, where = (row[:, None] * video.times.shape[1] + at).unique(return_inverse=True)
         frames = fine(framewise(shown)[used])[where]
         if video.surface is not None and outlines is None:
-            paths = paths_through(*rays_of(target, cell=1), video, at)
+            paths = paths_through(*of_pixels, video, at)
             found.append(meet(paths, video.surface[row[:, None], at].flatten(0, 1), frames.flatten(0, 1)))
         else:
             found.append(Sight(**vars(paths_through(origins, rays, video, at)), frames=frames, dated=dated))
-    if mets := [each for each in found[1:] if isinstance(each, Met)]:  # all memories, or none
+    if mets := [each for each in found[1:] if isinstance(each, Met)]:
+        assert len(mets) == len(found) - 1  # all memories, or none
         found[1 : 1 + len(mets)] = [first(mets), *[None] * (len(mets) - 1)]
     return found
 
@@ -155,8 +157,8 @@ class Copying(nn.Module):
             met = seen[0] if seen and isinstance(seen[0], Met) else None
             for sight in reversed(seen):  # what a ray meets lies there, first of all what the source shows
                 if isinstance(sight, Met):
-                    said, mostly = log_depths.flatten(0, 1), sight.mostly.any(dim=1, keepdim=True)
-                    log_depths = torch.where(mostly, sight.log_depths, said).view_as(log_depths)
+                    said = log_depths.flatten(0, 1)
+                    log_depths = torch.where(sight.mostly, sight.over_cells, said).view_as(log_depths)
             depths = log_depths.flatten(0, 1).exp().clamp(NEAREST, FARTHEST)
             noisy = framewise(noisy.float()).contiguous()
             level = sigma.float().repeat_interleave(frames).view(-1, 1, 1, 1)
@@ -171,7 +173,7 @@ class Copying(nn.Module):
             for place, (score, sight) in enumerate(zip(videos, seen, strict=False)):
                 if isinstance(sight, Met):
                     found = torch.where(sight.meets, sight.shown, made)[:, :, None]
-                    score, inside = _of_met(videos[place:], sight), sight.mostly.any(dim=1, keepdim=True)
+                    score, inside = _of_met(videos[place:], sight), sight.mostly
                     if place and met is not None:
                         score = score + MEMORY * ~met.mostly
                     missed.append((len(scores), ~sight.meets))
@@ -239,9 +241,10 @@ class Copying(nn.Module):
 
 
 def _of_met(videos: Sequence[torch.Tensor], met: Met) -> torch.Tensor:
-    """(BT, 1, h, w): of logits (BT, P, h, w) of every video, those of what rays meet, together."""
-    said = torch.stack([video.logsumexp(dim=1) for video in videos[: met.mostly.shape[1]]], dim=1)
-    return said.masked_fill(~met.mostly, -torch.inf).logsumexp(dim=1, keepdim=True)
+    """(BT, 1, h, w): of logits (BT, P, h, w) of every video, those of what rays meet, as much of each as they do."""
+    shares = met.shares / met.shares.sum(dim=1, keepdim=True).clamp(min=CELL**-2)
+    said = torch.stack([video.logsumexp(dim=1) for video in videos[: shares.shape[1]]], dim=1)
+    return (said + shares.log()).logsumexp(dim=1, keepdim=True)
 
 
 def _middle(log_depths: torch.Tensor) -> torch.Tensor:

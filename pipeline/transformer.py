@@ -35,6 +35,7 @@ from .details import Details, painted
 from .memory_cache import Keys, MemoryCache, once
 from .merging import Compressor, fraction
 from .outlines import Outlines, outlines_of
+from .parallax import parallax
 from .passes import Merging, Pass
 from .positions import Rotary, frustum_places, frustum_rotary, grid_places, grid_rotary
 from .remembered import remembered
@@ -99,9 +100,9 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         copied_videos: how many conditioning videos, the source and then the first memories, the target may copy pixels
             from (see `copying`); 0 for a model without this. copied_points: depths of a ray at which it looks. Outside
             of training, what the frames of such a model's target make up agrees along rays (see `agreement`).
-        depth_widths: of a model that copies, of the network that says how far away what the source shows is (see
-            `depths`): in use it is looked up where the target's rays meet that; () for one without. depth_area: pixels
-            that it looks at.
+        depth_widths: of a model that copies, of the network that says how far away what the source and memories show is
+            (see `depths`): in use they are looked up where the target's rays meet that; () for one without. depth_area:
+            pixels that it looks at.
         detail_widths: of a model with depth_widths, of the network that paints what is made up beside a source (see
             `details`); () for one without. Untrained it knows no colours.
     New parameters: `tokenizers.<t>x<h>x<w>` (one per distinct kernel); `role_embedding` and `camera_embedding`, zero at
@@ -312,7 +313,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             share their rays with the source and others do not.
         attention, merge: None for the model's own. With cached attention, source and memories may have fewer rows
             than the target, B = n * theirs, n targets for each one after another. If one row's camera is its source's,
-            all look their sources up along their rays, as if no depths were known.
+            all look sources and memories up along their rays, as if no depths were known.
         Returns a `MemoryTransformerOutput`, its sample of the target's shape (channels: out_channels), or the sample in
         a tuple. Raises ValueError, saying expected and got.
         """
@@ -475,12 +476,13 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             return sights(target, videos, outlines)
         assert source.intrinsics is not None  # see conditioning.check
         if source.surface is None:
-            source = replace(source, surface=self.depths(source.latent, source.intrinsics))
+            source = replace(source, surface=parallax(self.depths(source.latent, source.intrinsics), source))
         known = [source]
         for memory in memories:
             assert memory is not None and memory.intrinsics is not None
-            own = self.depths(memory.latent, memory.intrinsics)
-            known.append(replace(memory, surface=remembered(own, memory, known)))
+            if memory.surface is None:
+                memory = replace(memory, surface=remembered(self.depths, memory, known))
+            known.append(memory)
         return sights(target, known, outlines)
 
     def _where(self, video: ConditioningVideo, kernel: Kernel | None, offset: int) -> Where:

@@ -41,7 +41,7 @@ def test_rays_meet_a_wall_where_it_is_and_see_it_from_there(metres):
     inside = x + shift < 1 - 2 / SIZE
     assert torch.allclose(found.shown[:, :, :, inside], (x + shift)[inside].expand(FRAMES, 3, SIZE, -1), atol=0.02)
     assert found.meets[..., inside].all() and not found.meets[..., x + shift > 1 + 2 / SIZE].any()
-    assert (found.log_depths[found.mostly] - math.log(metres)).abs().max() < 0.02
+    assert (found.over_cells[found.mostly] - math.log(metres)).abs().max() < 0.02
 
 
 def test_what_is_nearer_hides_what_is_behind_it_and_stays_whole():
