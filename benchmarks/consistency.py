@@ -40,6 +40,7 @@ from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
 
 from benchmarks.consistency_cases import (  # noqa: E402
     RATE,
@@ -368,9 +369,15 @@ def table(figures: Figures, methods: Sequence[str]) -> str:
 
 # Pictures.
 
-SAME_COLUMNS = ("turn 1", "invented there", "turn 3 without", "turn 3 with memory", "off without", "off with")
-CAMERA_COLUMNS = ("source", "turn 1", "turn 3 without", "turn 3 with memory", "turn 3, true")
-TEXT_COLUMNS = ("source, first", "edited", "source, last", "last without", "last with memory", "last, true")
+SAME_COLUMNS = (
+    "turn 1", "what it invents", "turn 3, no memory", "turn 3, memory", "differs, no memory", "differs, memory"
+)  # fmt: skip
+CAMERA_COLUMNS = ("source", "turn 1 invents", "turn 2", "turn 3, no memory", "turn 3, memory", "turn 3, the truth")
+TEXT_COLUMNS = (
+    "source, segment 1", "edited", "source, segment 13", "13, no memory", "13, memory", "13, the truth"
+)  # fmt: skip
+FOOTAGE_COLUMNS = ("real footage", "made night") * 3
+SHOWN = (15, 7, 7)  # frames of the turns: turn 1 looks far to one side, turn 3 is on the way back
 
 
 def compared(case: CameraCase | FootageCase) -> dict[str, list[torch.Tensor]]:
@@ -379,12 +386,14 @@ def compared(case: CameraCase | FootageCase) -> dict[str, list[torch.Tensor]]:
 
 
 def camera_row(case: CameraCase | FootageCase, turns: dict[str, list[torch.Tensor]]) -> list[np.ndarray | None]:
-    """The last frame of the source and of turn 1, and that of turn 3 which looks there again."""
+    """The last frame of the source, and SHOWN of the turns, the last of them without memory, with it and as it truly
+    is."""
     alone, memory = turns["independent"], turns["memory"]
-    made = [_pipe.decode(memory[0])[-1], _pipe.decode(alone[2])[2], _pipe.decode(memory[2])[2]]
+    shown = [*zip(memory[:2], SHOWN, strict=False), (alone[2], SHOWN[2]), (memory[2], SHOWN[2])]
+    made = [_pipe.decode(latent)[frame] for latent, frame in shown]
     if isinstance(case, FootageCase):
         return [case.frames[-1], *made, None]
-    return [case.frames[-1].numpy(), *made, case.views[3].frames[2].numpy()]
+    return [case.frames[-1].numpy(), *made, case.views[3].frames[SHOWN[2]].numpy()]
 
 
 def same_row(case: CameraCase, turns: dict[str, list[torch.Tensor]]) -> tuple[str, list[np.ndarray | None]]:
@@ -393,7 +402,7 @@ def same_row(case: CameraCase, turns: dict[str, list[torch.Tensor]]) -> tuple[st
     the mean squared errors."""
     moments, where, mask = max(case.shared(0, 2), key=lambda found: int(found[2].flatten(1).sum(1).max()))
     number = int(mask.flatten(1).sum(1).argmax())
-    known = mask[number, ..., None]
+    known = (mask[number] & (_around(mask[number]) > 0.5))[..., None]
     first = torch.from_numpy(_pipe.decode(turns["memory"][0])).float()[TIMES[number]] / 255
     again, off, errors = list[torch.Tensor](), list[torch.Tensor](), list[float]()
     for made in turns.values():
@@ -403,10 +412,17 @@ def same_row(case: CameraCase, turns: dict[str, list[torch.Tensor]]) -> tuple[st
         errors.append(float(squared[known].mean()))
         off.append((1 - 4 * squared.sqrt()).clamp(0, 1).expand(-1, -1, 3))
     tiles = [first, *(torch.where(known, each, 0.5) for each in (first, *again, *off))]
+    without, remembered = errors
     title = (
-        f"{known.float().mean():.0%} of the picture, mean squared error {errors[0]:.4f} without, {errors[1]:.4f} with"
+        f"{known.float().mean():.0%} of the picture, squared error {without:.4f} without memory and {remembered:.4f} "
+        f"with: {without / remembered:.0f} times less"
     )
     return title, [(255 * tile).round().to(torch.uint8).numpy() for tile in tiles]
+
+
+def _around(mask: torch.Tensor) -> torch.Tensor:
+    """(H, W) bool: the share of it in windows of seven pixels; single pixels of a thing's edge are no picture."""
+    return F.avg_pool2d(mask[None, None].float(), 7, 1, 3)[0, 0]
 
 
 def text_row(case: TextCase) -> list[np.ndarray | None]:
@@ -418,13 +434,13 @@ def text_row(case: TextCase) -> list[np.ndarray | None]:
     return [source[first], memory[0][8], source[last], alone[-1][8], memory[-1][8], wanted[last]]
 
 
-def footage_edit_row(case: FootageCase, instruction: str) -> list[np.ndarray | None]:
+def footage_edit(case: FootageCase, instruction: str) -> list[np.ndarray]:
     """A real segment and what an instruction makes of it; one segment has no past."""
     made = _pipe(
         source=case.frames, source_trajectory=case.source, target_trajectory=case.source, prompt=instruction,
         frame_rate=RATE, generator=torch.Generator().manual_seed(0), output_type="np",
     ).frames  # fmt: skip
-    return [case.frames[8], made[8], None, None, None, None]
+    return [case.frames[8], made[8]]
 
 
 def sheets(
@@ -434,13 +450,15 @@ def sheets(
     beside it, with `-turns` behind its name, the turns themselves."""
     words = [case.edit.instruction for case in texts]
     rows = [text_row(case) for case in texts]
-    for case in edited:
-        words.append("make it night")
-        rows.append(footage_edit_row(case, words[-1]))
+    real = [tile for case in edited for tile in footage_edit(case, "make it night")]
     turns = [(case, compared(case)) for case in turned]
     same = [same_row(case, made) for case, made in turns if isinstance(case, CameraCase)]  # it takes depth
     titles, tiles = zip(*same, strict=True)
-    draw([Section(SAME_COLUMNS, tiles, titles), Section(TEXT_COLUMNS, rows, words)], str(path))
+    sections = [Section(SAME_COLUMNS, tiles, titles), Section(TEXT_COLUMNS, rows, words)]
+    if real:
+        wide = len(FOOTAGE_COLUMNS)
+        sections.append(Section(FOOTAGE_COLUMNS[: len(real)], [real[i : i + wide] for i in range(0, len(real), wide)]))
+    draw(sections, str(path))
     draw(
         [Section(CAMERA_COLUMNS, [camera_row(case, made) for case, made in turns])],
         str(path.with_stem(f"{path.stem}-turns")),
@@ -482,7 +500,7 @@ def main() -> None:
     print(table(figures, ("true views", *methods)))
     if given.sheet:
         start(model.folder)
-        turned = [*camera_cases(5, 2 * size), *(footage_case(each, 2 * size) for each in given.footage)]
+        turned = [*(footage_case(each, 2 * size) for each in given.footage), *camera_cases(5, 2 * size)]
         sheets(turned, texts[:4], [footage_case(each, size) for each in given.footage], Path(given.sheet))
     result = summary(figures) | {"model": model.digest[:16], "quick": given.quick}
     print(json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in result.items()}))
