@@ -14,11 +14,13 @@ import torch
 
 from .conditioning import ConditioningVideo
 from .lookup import Paths, fine, finer, look, paths_through, project, rays_of
+from .moved import followed
 
 # Which frames lead, as shares of the clip's length. The last first: it is the farthest from what the source shows as
 # often as any, and the next segment goes on from it.
 LEADING = (1.0, 0.0, 0.5)
 ALIKE = 1.0  # units of the latent: what differs by far more is not the same thing, but something that has moved
+KNOWN = 0.3  # as ALIKE, of what a source shows
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +55,17 @@ def leading(target: ConditioningVideo) -> Leaders:
 
 
 def settled(
-    made: torch.Tensor, depths: torch.Tensor, leaders: Leaders, known: torch.Tensor | None = None
+    made: torch.Tensor,
+    depths: torch.Tensor,
+    leaders: Leaders,
+    known: torch.Tensor | None = None,
+    alike: torch.Tensor | float = ALIKE,
+    follow: bool = False,
 ) -> torch.Tensor:
     """What the frames of a clip make up each for itself, (B, C, T, H, W), after those that lead: where one of them
     shows a pixel's point, at depths (BT, 1, h, w), the pixel takes its look, as far as the two are alike already: in
-    `known`, like made, or in this itself."""
+    `known`, like made, or in this itself. alike: of a row (B, 1, 1, 1, 1, 1) or of all, as ALIKE. follow: what has
+    moved in what is known is looked up where it has moved to (see `moved`)."""
     frames, channels = leaders.frames, made.shape[1]
     both = made if known is None else torch.cat([made, known], dim=1)
     clip = both.transpose(1, 2)  # (B, T, C, H, W)
@@ -65,9 +73,13 @@ def settled(
     depths = depths.unflatten(0, sizes[::2]).repeat_interleave(len(frames), dim=0).flatten(0, 1)
     where, inside = project(leaders, depths)
     shown = look(fine(clip[:, frames].flatten(0, 1)), where)[:, :, 0].unflatten(0, sizes)  # (B, L, T, C, H, W)
-    unlike = (shown - clip[:, None])[:, :, :, -channels:].square().mean(dim=3, keepdim=True) / (2 * ALIKE**2)
+    shows = finer(inside.float()).unflatten(0, sizes)
+    told = 0 if known is None else channels  # the first channel by which they are compared
+    if follow:
+        shown, shows = followed(shown, shows, clip[:, :, told:])
+    unlike = (shown - clip[:, None])[:, :, :, told:].square().mean(dim=3, keepdim=True) / (2 * alike**2)
     clip, shown = clip[:, :, :channels], shown[:, :, :, :channels]
-    share = (-unlike).exp() * finer(inside.float()).unflatten(0, sizes)
+    share = (-unlike).exp() * shows
     for rank, frame in enumerate(frames):
         shown[:, rank, frame], share[:, rank, frame] = clip[:, frame], 1.0  # a frame looks like itself
     taken, left = torch.zeros_like(clip), torch.ones_like(clip[:, :, :1])

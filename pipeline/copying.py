@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .agreement import Leaders, MadeUp, settled
+from .agreement import ALIKE, KNOWN, Leaders, MadeUp, settled
 from .conditioning import ConditioningVideo
 from .lookup import CELL, FARTHEST, NEAREST, Paths, fine, finer, framewise, look, paths_through, project, rays_of
 from .moments import nearest, showing
@@ -231,7 +231,12 @@ class Copying(nn.Module):
             if (decided := level <= DECIDED).any():
                 smooth = torch.where(decided, even(smooth), smooth)
             made = torch.where(shared, made, smooth)
-        return framewise(settled(made.unflatten(0, sizes).transpose(1, 2), _middle(log_depths), leaders))
+        clip = made.unflatten(0, sizes).transpose(1, 2)
+        if outlines is None:
+            return framewise(settled(clip, _middle(log_depths), leaders))
+        rows = outlines.shared.view(-1, 1, 1, 1, 1, 1)  # where the source shows what has moved
+        known = torch.where(rows[..., 0], outlines.shown, clip)
+        return framewise(settled(clip, _middle(log_depths), leaders, known, torch.where(rows, KNOWN, ALIKE)))
 
     def _evidence(self, noisy: torch.Tensor, candidate: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         """(BT, J, h, w): log-likelihood of the noisy target, (1 - sigma) x + sigma noise, if x were the candidate."""

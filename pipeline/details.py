@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from diffusers.utils.torch_utils import randn_tensor
 from torch import nn
 
-from .agreement import MadeUp, settled
+from .agreement import KNOWN, MadeUp, settled
 from .unet import UNet
 
 STEPS = 20  # from noise to a picture
@@ -110,4 +110,9 @@ def painted(
         noisy = torch.lerp(found, under, lower)
     whole = sample.clone()
     whole[:, :, frames] = noisy.unflatten(0, (len(sample), -1)).transpose(1, 2)
-    return torch.lerp(sample, settled(whole, made_up.depths, made_up.leaders, known), made_up.share)
+    if before is None:
+        return torch.lerp(sample, settled(whole, made_up.depths, made_up.leaders, known), made_up.share)
+    # What has moved is as much made up as it is where it has moved to.
+    both = torch.cat([whole, made_up.share], dim=1)
+    both = settled(both, made_up.depths, made_up.leaders, before, KNOWN, follow=True)
+    return torch.lerp(sample, both[:, :-1], both[:, -1:])
