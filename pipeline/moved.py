@@ -24,15 +24,19 @@ def followed(shown: torch.Tensor, shows: torch.Tensor, known: torch.Tensor) -> t
     step = max(1, width // STEP)
     reach = STEPS * step
     wanted = known[:, None].expand(-1, sizes[1], -1, -1, -1, -1).flatten(0, 2)
-    found = torch.cat([shows, shown], dim=3).flatten(0, 2)
-    around = F.pad(found, [reach] * 4, mode="replicate")
+    around = F.pad(torch.cat([shows, shown], dim=3).flatten(0, 2), [reach] * 4, mode="replicate")
+    told = around[:, -wanted.shape[1] :]
     mean = means(wanted, WINDOW * step)
-    least = torch.full_like(wanted[:, :1], torch.inf)
+    least = torch.full_like(wanted[:, 0], torch.inf)
+    best = torch.zeros_like(least, dtype=torch.long)  # the first pixel of the padded picture's part that is taken
     for down in range(0, 2 * reach + 1, step):
         for right in range(0, 2 * reach + 1, step):
-            there = around[:, :, down : down + height, right : right + width]
+            there = told[:, :, down : down + height, right : right + width]
             far = ((down - reach) ** 2 + (right - reach) ** 2) / (2 * reach**2)
-            off = mean((there[:, -wanted.shape[1] :] - wanted).square().mean(dim=1, keepdim=True)) + FARTHER * far
-            found, least = torch.where(off < least, there, found), torch.minimum(off, least)
-    shows, shown = found.unflatten(0, sizes).split([1, shown.shape[3]], dim=3)
+            off = mean((there - wanted).square().mean(dim=1)[:, None])[:, 0] + FARTHER * far
+            best = torch.where(off < least, down * around.shape[3] + right, best)
+            least = torch.minimum(off, least)
+    at = best + (torch.arange(height)[:, None] * around.shape[3] + torch.arange(width)).to(best)
+    found = around.flatten(2).gather(2, at.flatten(1)[:, None].expand(-1, around.shape[1], -1))
+    shows, shown = found.view(*sizes, -1, height, width).split([1, shown.shape[3]], dim=3)
     return shown, shows
