@@ -400,9 +400,10 @@ def same_row(case: CameraCase, turns: dict[str, list[torch.Tensor]]) -> tuple[st
     """What turn 1 shows that the source never saw and turn 3 shows, too; turn 3 looked up there, point by point, and
     how far it is off (white: not at all, black: a quarter of all grey levels). All else is grey. With a line that says
     the mean squared errors."""
-    moments, where, mask = max(case.shared(0, 2), key=lambda found: int(found[2].flatten(1).sum(1).max()))
+    found = [(*each[:2], _whole(each[2])) for each in case.shared(0, 2)]
+    moments, where, mask = max(found, key=lambda each: int(each[2].flatten(1).sum(1).max()))
     number = int(mask.flatten(1).sum(1).argmax())
-    known = (mask[number] & (_around(mask[number]) > 0.5))[..., None]
+    known = mask[number, ..., None]
     first = torch.from_numpy(_pipe.decode(turns["memory"][0])).float()[TIMES[number]] / 255
     again, off, errors = list[torch.Tensor](), list[torch.Tensor](), list[float]()
     for made in turns.values():
@@ -420,9 +421,9 @@ def same_row(case: CameraCase, turns: dict[str, list[torch.Tensor]]) -> tuple[st
     return title, [(255 * tile).round().to(torch.uint8).numpy() for tile in tiles]
 
 
-def _around(mask: torch.Tensor) -> torch.Tensor:
-    """(H, W) bool: the share of it in windows of seven pixels; single pixels of a thing's edge are no picture."""
-    return F.avg_pool2d(mask[None, None].float(), 7, 1, 3)[0, 0]
+def _whole(mask: torch.Tensor) -> torch.Tensor:
+    """(N, H, W) bool, without single pixels along the edges of things: those most of whose neighbours are in it."""
+    return mask & (F.avg_pool2d(mask[:, None].float(), 7, 1, 3, count_include_pad=False)[:, 0] > 0.5)
 
 
 def text_row(case: TextCase) -> list[np.ndarray | None]:

@@ -59,7 +59,7 @@ class Operations:
 
     def edit(self, scheme: Scheme, memories: int, steps: int = 20, passes: int = 2) -> int:
         """A whole edit from a source: one pass per step, or two with guidance, the second of which copies. Without
-        what networks beside the transformer do: how far away is what may be copied shows, asked once, and painting."""
+        what networks beside the transformer do: how far away what may be copied is, asked once, and painting."""
         first = self.one(scheme, memories, filling=True)
         later, unguided = (self.one(scheme, memories, False, text) for text in (self.text, self.unguided))
         unguided -= self._even()

@@ -33,11 +33,12 @@ class Leaders(Paths):
 
 @dataclass(frozen=True, eq=False)
 class MadeUp:
-    """What is made up of a clip: share (B, 1, T, H, W) of every pixel, in 0..1; depths (BT, 1, h, w), metres along the
-    optical axis, at which it lies; the frames that lead; and before (B, C, T, H, W), what a source that shares its rays
-    shows there, None where none does."""
+    """What is made up of a clip: share (B, 1, T, H, W) of every pixel, in 0..1; kept, like it: the share of what
+    memories show; depths (BT, 1, h, w), metres along the optical axis, at which it lies; the frames that lead; and
+    before (B, C, T, H, W), what a source that shares its rays shows there, None where none does."""
 
     share: torch.Tensor
+    kept: torch.Tensor
     depths: torch.Tensor
     leaders: Leaders
     before: torch.Tensor | None

@@ -64,7 +64,7 @@ def _sights(
     target: ConditioningVideo, videos: Sequence[ConditioningVideo | None], outlines: Outlines | None
 ) -> list[Sight | Met | None]:
     origins, rays = rays_of(target)
-    of_pixels = rays_of(target, cell=1)
+    of_pixels = rays_of(target, cell=1) if any(video and video.surface is not None for video in videos) else None
     found: list[Sight | Met | None] = []
     for place, video in enumerate(videos):
         if video is None:
@@ -80,7 +80,7 @@ def _sights(
         # A video of another time is looked at in few of its frames.
         used, where = (row[:, None] * video.times.shape[1] + at).unique(return_inverse=True)
         frames = fine(framewise(shown)[used])[where]
-        if video.surface is not None and outlines is None:
+        if video.surface is not None and of_pixels is not None and outlines is None:
             paths = paths_through(*of_pixels, video, at)
             found.append(meet(paths, video.surface[row[:, None], at].flatten(0, 1), frames.flatten(0, 1)))
         else:
@@ -207,7 +207,9 @@ class Copying(nn.Module):
             if leaders is not None and (met is not None or shared.all()):
                 share = invented.unflatten(0, (count, frames)).transpose(1, 2)
                 before = None if outlines is None else outlines.shown
-                made_up = MadeUp(share, _middle(log_depths), leaders, before)
+                remembered = sum((each.sum(dim=1, keepdim=True) for each in shares[2:]), torch.zeros_like(invented))
+                kept = remembered.unflatten(0, (count, frames)).transpose(1, 2)
+                made_up = MadeUp(share, kept, _middle(log_depths), leaders, before)
             return sample.unflatten(0, (count, frames)).transpose(1, 2).to(own.dtype), made_up
 
     def _made(

@@ -112,7 +112,8 @@ def painted(
     whole[:, :, frames] = noisy.unflatten(0, (len(sample), -1)).transpose(1, 2)
     if before is None:
         return torch.lerp(sample, settled(whole, made_up.depths, made_up.leaders, known), made_up.share)
-    # What has moved is as much made up as it is where it has moved to.
+    # What has moved is as much made up as it is where it has moved to; what is remembered stays.
     both = torch.cat([whole, made_up.share], dim=1)
     both = settled(both, made_up.depths, made_up.leaders, before, KNOWN, follow=True)
-    return torch.lerp(sample, both[:, :-1], both[:, -1:])
+    share = torch.maximum(made_up.share, both[:, -1:].clamp(0, 1) * (1 - made_up.kept))
+    return torch.lerp(sample, both[:, :-1], share)

@@ -38,5 +38,5 @@ def followed(shown: torch.Tensor, shows: torch.Tensor, known: torch.Tensor) -> t
             least = torch.minimum(off, least)
     at = best + (torch.arange(height)[:, None] * around.shape[3] + torch.arange(width)).to(best)
     found = around.flatten(2).gather(2, at.flatten(1)[:, None].expand(-1, around.shape[1], -1))
-    shows, shown = found.view(*sizes, -1, height, width).split([1, shown.shape[3]], dim=3)
-    return shown, shows
+    found = found.view(*sizes, -1, height, width)
+    return found[:, :, :, 1:], found[:, :, :, :1]

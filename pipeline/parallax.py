@@ -3,9 +3,9 @@
 The network for depths (see `depths`) looks at pictures, and a room that is twice as large and twice as far away looks
 the same. But where a source's camera moves, one of its frames shows at the right depth what another shows, and at the
 wrong one something else. So what the network says is moved by the factors that make its frames agree, as likely as the
-network is to be off by so much: first by one for all of the clip, then by one for every place. What moves by itself is
-taken for nearer or farther than it is, but not by much, since that is not likely; where the camera stands nothing is
-learned.
+network is to be off by so much: first by one for all of the clip, then by one for every place. What moves by itself
+while the camera does is taken for nearer or farther than it is, by FACTORS at most each time; where the camera stands
+nothing is learned.
 
 Letters in shapes: B batch, T latent frames, H W latent height and width.
 """
@@ -36,7 +36,7 @@ def parallax(log_depths: torch.Tensor, video: ConditioningVideo) -> torch.Tensor
         return off.mean(dim=(2, 3, 4), keepdim=True)
 
     def over_windows(off: torch.Tensor) -> torch.Tensor:
-        mean = means(log_depths.flatten(0, 1)[:, None], log_depths.shape[3] // WINDOW)
+        mean = means(log_depths.flatten(0, 1)[:, None], max(1, log_depths.shape[3] // WINDOW))
         return mean(mean(off.flatten(0, 2)[:, None])).view_as(off)
 
     with torch.autocast(log_depths.device.type, enabled=False):  # positions are never rounded

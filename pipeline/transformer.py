@@ -473,7 +473,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         """What of these videos the target may copy. In training all of their rays are looked along."""
         source, *memories = videos
         if self.depths is None or self.training or source is None or outlines is not None:
-            return sights(target, videos, outlines)
+            return sights(target, [video and replace(video, surface=None) for video in videos], outlines)
         assert source.intrinsics is not None  # see conditioning.check
         if source.surface is None:
             source = replace(source, surface=parallax(self.depths(source.latent, source.intrinsics), source))

@@ -113,7 +113,8 @@ def clip(share: torch.Tensor, depth: float = 3.0) -> tuple[torch.Tensor, MadeUp]
     still = video(camera(0.0, 0.0, 0.0))
     depths = torch.full((FRAMES, 1, SIZE // CELL, SIZE // CELL), depth)
     sample = torch.randn(1, 3, 1, SIZE, SIZE, generator=seed(0)).expand(-1, -1, FRAMES, -1, -1).contiguous()
-    return sample, MadeUp(share.expand(1, 1, FRAMES, SIZE, SIZE), depths, leading(still), None)
+    share = share.expand(1, 1, FRAMES, SIZE, SIZE)
+    return sample, MadeUp(share, torch.zeros_like(share), depths, leading(still), None)
 
 
 def test_what_is_not_made_up_stays_to_the_bit_and_the_rest_is_painted():
@@ -157,9 +158,9 @@ def test_clips_of_a_batch_are_painted_as_alone():
         return shown + share + words.mean()
 
     words = torch.zeros(2, 2, WIDTH)
-    found = painted(brighter, sample, MadeUp(share, depths, leading(both), None), words)
+    found = painted(brighter, sample, MadeUp(share, 0 * share, depths, leading(both), None), words)
     for row, target in enumerate(targets):
-        own = MadeUp(share[row : row + 1], depths.unflatten(0, (2, -1))[row], leading(target), None)
+        own = MadeUp(share[row : row + 1], 0 * share, depths.unflatten(0, (2, -1))[row], leading(target), None)
         one = painted(brighter, sample[row : row + 1], own, words[:1])
         assert torch.allclose(found[row : row + 1], one, atol=1e-5)
     assert not torch.allclose(found, sample, atol=0.01)
@@ -240,6 +241,27 @@ def test_other_frames_take_what_is_painted_where_what_was_there_is_the_same():
     found = painted(white, sample, replace(made_up, before=before), WORDS)[0, :, 1]
     assert (found[..., SIZE // 2 + 2 : -2] > 8.9).all()
     assert torch.allclose(found[..., : SIZE // 2 - 2], sample[0, :, 1, :, : SIZE // 2 - 2], atol=1e-3)
+
+
+def test_what_moves_is_painted_where_it_is_in_every_frame_and_not_where_it_is_remembered():
+    sample, made_up = clip(torch.zeros(SIZE, SIZE))
+    before, share, kept = torch.zeros_like(sample), torch.zeros_like(made_up.share), torch.zeros_like(made_up.share)
+    thing = 2 + torch.randn(3, 8, 8, generator=seed(3))
+    places = [slice(6 + 2 * frame, 14 + 2 * frame) for frame in range(FRAMES)]
+    for frame, columns in enumerate(places):
+        before[0, :, frame, 10:18, columns] = thing
+        share[..., frame, 10:18, columns] = float(frame != 1)  # one in which it was taken for the source's
+    kept[..., 1, 14:18, :] = 1.0
+
+    def white(noisy, *_, apart=False):
+        return torch.full_like(noisy, 9.0)
+
+    changed = replace(made_up, before=before, share=share, kept=kept)
+    found = painted(white, sample, changed, WORDS)[0, :, 1]
+    columns, stays = slice(places[1].start + 1, places[1].stop - 1), (found - sample[0, :, 1]).abs()
+    assert (found[:, 11:14, columns] > 8.9).all()
+    assert stays[:, 14:18].max() < 1e-4 and stays[:, 20:].max() < 1e-4
+    assert stays[:, :, : places[1].start - 1].max() < 0.1
 
 
 def test_what_a_callback_makes_of_the_last_step_is_the_result():
