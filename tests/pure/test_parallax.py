@@ -11,12 +11,12 @@ import torch
 
 from pipeline import transformer
 from pipeline.conditioning import ConditioningVideo
-from pipeline.mini import build_mini, seeded
 from pipeline.parallax import parallax
 from pipeline.scenes import random_scene, render
 from pipeline.trajectory import default_intrinsics, preset
 from tests.generated import moving_frames
 from tests.rays import LENS, SIZE, camera
+from tests.tiny import build_tiny
 
 FRAMES = 8
 
@@ -82,12 +82,7 @@ def test_places_are_not_rounded_where_matrix_products_are():
 
 
 def test_the_source_of_an_edit_lies_where_its_own_frames_agree(monkeypatch):
-    pipe = build_mini(
-        transformer={"num_layers": 1, "ffn_dim": 32, "num_attention_heads": 2, "depth_widths": (8, 16)},
-        num_inference_steps=1, shift=1.0,
-    )  # fmt: skip
-    with seeded(0):
-        torch.nn.init.normal_(pipe.transformer.depths.leave.weight, std=0.1)
+    pipe = build_tiny()
     pipe.set_progress_bar_config(disable=True)
     given, whole = [], transformer.sights
     monkeypatch.setattr(transformer, "sights", lambda *a: given.append(a[1][0]) or whole(*a))

@@ -13,12 +13,12 @@ from pipeline.agreement import MadeUp, leading
 from pipeline.conditioning import ConditioningVideo
 from pipeline.copying import MEMORY, sights
 from pipeline.memory_pipeline import MemoryVideo
-from pipeline.mini import build_mini, seeded
 from pipeline.remembered import EVERY, FARTHEST_OFF, remembered
 from pipeline.surface import Met, first
 from pipeline.trajectory import default_intrinsics, preset
 from tests.generated import moving_frames
 from tests.rays import DIM, FRAMES, SIZE, camera, head, video
+from tests.tiny import build_tiny
 
 
 def wall(metres: float, x: float = 0.0, latent: torch.Tensor | None = None):
@@ -192,12 +192,7 @@ def test_one_video_is_met_as_it_is():
 
 @pytest.mark.parametrize("attention", ["cached", "joint"])
 def test_an_edit_of_a_moving_camera_meets_its_memories_and_one_that_keeps_it_does_not(attention, monkeypatch):
-    pipe = build_mini(
-        transformer={"num_layers": 1, "ffn_dim": 32, "num_attention_heads": 2, "depth_widths": (8, 16)},
-        num_inference_steps=2, shift=1.0,
-    )  # fmt: skip
-    with seeded(0):
-        torch.nn.init.normal_(pipe.transformer.depths.leave.weight, std=0.1)
+    pipe = build_tiny()
     pipe.set_progress_bar_config(disable=True)
     given = []
     monkeypatch.setattr(transformer, "sights", lambda *a: given.append(a[1]) or sights(*a))
