@@ -8,9 +8,9 @@ library of 1,000. Schemes, all on the same weights:
     paper   every ancestor through the dynamic tokenizers, joint attention, merging.
     ours    the 8 best ancestors, cached attention, merging.
 `mini` is measured on one core, in CPU seconds, so that a busy machine does not show. Steps after the first do the same
-work, so an edit is its first step and 19 times a later one; what a camera turn paints in its last is left out, the same
-for all schemes. The 1.3B shape is counted (benchmarks/operations.py), and measured where there is a GPU. Extrapolated
-figures (*) are the largest measured one times the ratio of the counts. Last line: the figures as JSON.
+work, so an edit is its first step and 19 times a later one; the last is not run, since what a camera turn paints in it
+is the same for all schemes. The 1.3B shape is counted (benchmarks/operations.py), and measured where there is a GPU.
+Extrapolated figures (*) are the largest measured one times the ratio of the counts. Last line: the figures as JSON.
 """
 
 from __future__ import annotations
@@ -125,15 +125,16 @@ class Mini:
         ]
 
     def edit(self, scheme: Scheme, among: int, k: int, steps: int, track: bool = False) -> float:
-        """CPU seconds of an edit of 20 steps, of which `steps` are run: the first, in which all is done that is done
-        once, and others."""
+        """CPU seconds of an edit of 20 steps, of which the first `steps` are run: one in which all is done that is
+        done once, and others."""
         self.pipe.transformer.register_to_config(memory_kernels=scheme.kernels or self.table)
         marks = [time.process_time()]
         memories = self.memories(among, k)
         self.retrieval = time.process_time() - marks[0]
 
-        def mark(*_: Any) -> dict[str, Any]:
+        def mark(pipe: Any, step: int, *_: Any) -> dict[str, Any]:
             marks.append(time.process_time())
+            pipe._interrupt = step + 1 == steps
             return {}
 
         result = self.pipe(
@@ -142,7 +143,7 @@ class Mini:
             target_trajectory=TARGET,
             prompt="a red carpet",
             memories=memories,
-            num_inference_steps=steps,
+            num_inference_steps=STEPS,
             guidance_scale=3.0,
             generator=torch.Generator().manual_seed(2),
             attention=scheme.attention,
@@ -216,7 +217,7 @@ def measure(mini: Mini, quick: bool) -> dict[str, Any]:
 def peak_mb(mini: Mini, among: int) -> float:
     """Greatest resident memory during one of our edits, of the whole process."""
     Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
-    mini.edit(SCHEMES["ours"], among, KEPT, 1)
+    mini.edit(SCHEMES["ours"], among, KEPT, STEPS)
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) / 1024
 
