@@ -26,11 +26,11 @@ from pipeline.clip import Clip
 from pipeline.memory_pipeline import MemoryV2VPipeline
 from pipeline.pixels import load_codec
 from pipeline.training.batch import Batch, Encode, collate
-from pipeline.training.edited import MADE, OWN, UNSEEN, all_edited, edited, edits_recipe
+from pipeline.training.edited import OWN, all_edited, edited, edits_recipe
 from pipeline.training.log import Log
 from pipeline.training.network import Network, memory_kernels
 from pipeline.training.recipe import Recipe
-from pipeline.training.samples import Corpus
+from pipeline.training.samples import MADE, UNSEEN, Corpus
 from pipeline.training.sharding import agreed, same_everywhere, whole
 from pipeline.training.trainer import Trainer
 from pipeline.training.tuning import add_lora, takes_part, teaches

@@ -24,7 +24,7 @@ from torch import nn
 from .agreement import KNOWN, MadeUp, settled
 from .unet import UNet
 
-STEPS = 20  # from noise to a picture
+STEPS = 20  # from noise to a picture, where a model does not say otherwise
 # Noise with which the painting of an edit begins that keeps the camera: the picture is seen through it. What is painted
 # is the edit that the transformer has decided on, and not whether there is one.
 BEGUN = 0.7
@@ -82,9 +82,10 @@ def painted(
     made_up: MadeUp,
     words: torch.Tensor,
     generator: torch.Generator | None = None,
+    steps: int = STEPS,
 ) -> torch.Tensor:
     """A clip (B, C, T, H, W) with details where it is made up and a frame that leads shows the same. words (B, L,
-    text_dim)."""
+    text_dim). steps: from noise to a picture, at least 2."""
     frames = [frame for frame in made_up.leaders.frames if (made_up.share[:, :, frame] > LEAST).any()]
     if not frames:
         return sample
@@ -96,7 +97,7 @@ def painted(
     def noise() -> torch.Tensor:
         return randn_tensor(shown.shape, generator=generator, device=shown.device, dtype=shown.dtype)
 
-    levels = [1 - step / STEPS for step in range(STEPS) if before is None or 1 - step / STEPS <= BEGUN]
+    levels = [1 - step / steps for step in range(steps) if before is None or 1 - step / steps <= BEGUN]
     noisy = torch.lerp(shown, noise(), levels[0])
     for level, lower in zip(levels, [*levels[1:], 0.0], strict=True):
         sigma = torch.full((len(shown),), level, device=shown.device)

@@ -31,7 +31,7 @@ from .cameras import over_token_frames, plucker, token_rays
 from .conditioning import CHOICES, ConditioningVideo, check, choice
 from .copying import Copying, Sight, sights
 from .depths import Depths
-from .details import Details, painted
+from .details import STEPS, Details, painted
 from .memory_cache import Keys, MemoryCache, once
 from .merging import Compressor, fraction
 from .outlines import Outlines, outlines_of
@@ -104,7 +104,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             (see `depths`): in use they are looked up where the target's rays meet that; () for one without. depth_area:
             pixels that it looks at.
         detail_widths: of a model with depth_widths, of the network that paints what is made up beside a source (see
-            `details`); () for one without. Untrained it knows no colours.
+            `details`); () for one without. Untrained it knows no colours. detail_steps: in which it paints.
     New parameters: `tokenizers.<t>x<h>x<w>` (one per distinct kernel); `role_embedding` and `camera_embedding`, zero at
     first so that a base model is unchanged by them, or the blocks' `cam_encoder` and `projector`; `compressor`;
     `copying`; `depths`; `details`.
@@ -161,6 +161,7 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
         depth_widths: Sequence[int] = (),
         depth_area: int = 48 * 48,
         detail_widths: Sequence[int] = (),
+        detail_steps: int = STEPS,
     ) -> None:
         super().__init__(
             patch_size=patch_size,
@@ -186,6 +187,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             raise ValueError("memory_kernels is empty, expected the kernels of memories by rank")
         if outside := [depth for depth in merge_at if not 0 <= depth < 1]:
             raise ValueError(f"merge_at has {outside[0]}, expected shares of the depth, at least 0 and below 1")
+        if detail_steps < 2:  # an edit that keeps the camera leaves the first out
+            raise ValueError(f"detail_steps must be at least 2, got {detail_steps}")
         dim, heads = num_attention_heads * attention_head_dim, num_attention_heads
         per_block = cameras == "per_block"
         self.blocks = nn.ModuleList(
@@ -402,7 +405,8 @@ class MemoryWanTransformer3DModel(WanTransformer3DModel):
             said = (output.own, output.logits, output.log_depths)
             output.sample, output.made_up = self.copying(*said, hidden_states, sigma, seen, leaders, outlines)
             if paint is not None and self.details is not None and output.made_up is not None:
-                sample = painted(self.details, output.sample.float(), output.made_up, paint, generator)
+                soft, steps = output.sample.float(), self.config.detail_steps
+                sample = painted(self.details, soft, output.made_up, paint, generator, steps)
                 output.sample = sample.to(output.sample.dtype)
         return output if return_dict else (output.sample,)
 

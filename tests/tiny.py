@@ -13,6 +13,7 @@ TINY_TRANSFORMER: dict[str, Any] = {
     "depth_widths": (8, 16),
     "depth_area": 16 * 16,
     "detail_widths": (8, 8, 8, 8),  # of which the lowest two see all of a picture at once
+    "detail_steps": 2,
     "num_attention_heads": 2,
     "attention_head_dim": 12,
     "text_dim": 32,

@@ -32,12 +32,12 @@ from pipeline.mini import SIZES, build_mini
 from pipeline.scenes import Filming
 from pipeline.splits import scenes_of
 
-from .edited import CHOSEN, MADE, OWN, UNSEEN, all_edited, edits_recipe
+from .edited import OWN, all_edited, edits_recipe
 from .log import Log
 from .network import Network, memory_kernels
 from .recipe import Recipe
 from .rendered import Pool, Stage, described, developed, placed, rendered_batches, scene_clips
-from .samples import Corpus
+from .samples import CHOSEN, MADE, UNSEEN, Corpus
 from .trainer import DivergedError, Trainer
 from .tuning import takes_part, teaches
 from .validation import validate, validation_batches, validation_recipe

@@ -18,8 +18,6 @@ from .validation import validation_recipe
 
 OWN = 0.75  # of the steps learn from these, where they are asked for; the others from drawn parts
 LEAST = 0.01  # a clip of which no more is made up is left out
-# The fourth of the numbers that a random state is made of: a step's has three, which are as good as four with 0.
-MADE, UNSEEN, CHOSEN = 1, 2, 3
 
 
 def edits_recipe(recipe: Recipe) -> Recipe:

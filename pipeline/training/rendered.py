@@ -25,9 +25,8 @@ from pipeline.scenes.packed import Packed, cast, pack
 from pipeline.trajectory import Trajectory
 
 from .batch import Batch, collate
-from .edited import MADE
 from .recipe import Recipe
-from .samples import Corpus, Window
+from .samples import MADE, Corpus, Window
 
 Pixels = tuple[torch.Tensor, torch.Tensor]  # colour (N, T, H, W, 3) uint8 and depth (N, T, H, W) float16
 

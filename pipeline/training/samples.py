@@ -17,6 +17,9 @@ from pipeline.clip import REAL, Clip
 from .recipe import Recipe
 
 TASKS = ("camera", "text", "continue")
+# The fourth of the numbers that a random state is made of, where edits of the model are (see `edited`): a step's has
+# three, which are as good as four with 0.
+MADE, UNSEEN, CHOSEN = 1, 2, 3
 
 
 @dataclass(frozen=True, eq=False)

@@ -322,6 +322,8 @@ def test_an_unknown_choice_is_refused_when_the_model_is_built():
         MemoryWanTransformer3DModel(**TINY, merge_at=(0.5, 1.5))
     with pytest.raises(ValueError, match="memory_kernels is empty"):
         MemoryWanTransformer3DModel(**TINY, memory_kernels=())
+    with pytest.raises(ValueError, match="detail_steps must be at least 2, got 1"):
+        MemoryWanTransformer3DModel(**TINY, detail_steps=1)
 
 
 def test_what_does_not_change_between_steps_is_computed_once_and_a_text_that_does_is_seen():

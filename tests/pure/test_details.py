@@ -312,12 +312,33 @@ def test_edits_are_painted_where_the_camera_moves_and_where_it_is_kept_and_not_w
     assert paints is not None
 
 
+def test_a_model_says_in_how_many_steps_it_paints():
+    with seeded(1):
+        changed = {**TINY_TRANSFORMER, "detail_steps": 5}
+        pipe = build_mini(transformer=changed, text=TINY_TEXT, **TINY_PIPELINE)
+    pipe.set_progress_bar_config(disable=True)
+    asked: list[float] = []
+
+    def note(_, given, named, made) -> None:
+        if not named.get("apart"):
+            asked.append(round(float(given[5][0]), 3))
+
+    pipe.transformer.details.register_forward_hook(note, with_kwargs=True)
+    lens = default_intrinsics(1.0)
+    still = Trajectory.static(16, lens)
+    for target in (preset("pan_right", 16, lens), still):
+        pipe(
+            source=torch.randn(3, 16, 32, 32), source_trajectory=still, target_trajectory=target, prompt="make it night"
+        )
+    assert asked == [1.0, 0.8, 0.6, 0.4, 0.2, 0.6, 0.4, 0.2], "what keeps the camera begins with what there is"
+
+
 def test_who_paints_is_told_the_words_that_were_asked_for_also_under_guidance(monkeypatch):
     pipe = build_mini(transformer=TINY_TRANSFORMER, text=TINY_TEXT, **{**TINY_PIPELINE, "guidance_scale": 3.0})
     pipe.set_progress_bar_config(disable=True)
     still, told = Trajectory.static(16, default_intrinsics(1.0)), []
     monkeypatch.setattr(
-        pipeline.transformer, "painted", lambda _, sample, made_up, words, noise: told.append(words) or sample
+        pipeline.transformer, "painted", lambda _, sample, made_up, words, noise, steps: told.append(words) or sample
     )
     pipe(source=torch.randn(3, 16, 32, 32), source_trajectory=still, target_trajectory=still, prompt="make it night")
     assert len(told) == 1 and torch.equal(told[0], pipe.encode_prompt("make it night"))
