@@ -14,7 +14,6 @@ from actors.setup import Setup
 from pipeline.coverage import coverage
 from pipeline.descriptor import DIMENSION, describe
 from pipeline.edit import Edit
-from pipeline.memory_pipeline import MemoryV2VPipeline, MemoryVideo
 from pipeline.retrieval import Choice, select
 from storage.fingerprint import check_folder
 from storage.memory import Memory
@@ -34,6 +33,9 @@ class Editor:
     """
 
     def __init__(self, setup: Setup):
+        # Not above: whoever starts editors would load the model's libraries as well, which takes seconds.
+        from pipeline.memory_pipeline import MemoryV2VPipeline
+
         settings = setup.settings
         # Fixed and not taken from the machine: the order in which a sum is taken depends on it, and so do the bits.
         torch.set_num_threads(settings["threads"])
@@ -61,6 +63,8 @@ class Editor:
         Raises storage.video.VideoError where the source cannot be read, storage.library.LibraryError where an ancestor
         cannot.
         """
+        from pipeline.memory_pipeline import MemoryVideo
+
         began = time.perf_counter()
         check_unchanged(edit.url, edit.identity)
         # Looking costs a sixth of a second on a core; a plan without words ranks by view alone and stores zeros.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,12 @@ def test_a_floor_imports_nothing_from_above_and_nothing_forbidden(floor: str) ->
     for path in files:
         wrong = imported(path) & (above | FORBIDDEN[floor])
         assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("module", ["actors.run", "pipeline.training.rendered"])
+def test_who_runs_editors_or_renders_starts_without_the_libraries_of_a_model(module: str) -> None:
+    code = f"import sys, {module}; print({{'diffusers', 'transformers'}} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "set()\n"
 
 
 def test_every_dependency_is_pinned_in_the_constraints_file() -> None:
