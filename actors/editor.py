@@ -63,7 +63,7 @@ class Editor:
         Raises storage.video.VideoError where the source cannot be read, storage.library.LibraryError where an ancestor
         cannot.
         """
-        from pipeline.memory_pipeline import MemoryVideo
+        from pipeline.memory_pipeline import MemoryVideo  # loaded already, as the model is
 
         began = time.perf_counter()
         check_unchanged(edit.url, edit.identity)
