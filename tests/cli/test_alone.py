@@ -54,28 +54,29 @@ def trained(out: Path) -> int:
 
 
 def test_it_trains_validates_writes_a_model_and_goes_on_where_it_was(
-    tmp_path: Path, here: Callable[..., None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tiny_model: str, tmp_path: Path, here: Callable[..., None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(alone, "HELD_OUT_SCENES", 2)
     monkeypatch.setattr("pipeline.training.log.EVERY", 1)
-    here("--out", str(tmp_path), *TINY, *SHORT, "steps=3", "validation_batches=1")
+    small = [*TINY, "--begin", tiny_model, *SHORT]
+    here("--out", str(tmp_path), *small, "steps=3", "validation_batches=1")
     lines = logged(tmp_path)
     assert [line["rendered"] for line in lines if "rendered" in line] == [2]
     assert [line["step"] for line in lines if "validation_loss" in line and line["depths_off"] > 0] == [3]
     assert trained(tmp_path) == 3 and (tmp_path / "checkpoint.pt").exists()
     (tmp_path / "long.yaml").write_text("steps: 7\nvalidation_batches: 0\n")
-    here("--out", str(tmp_path), *TINY, "--config", str(tmp_path / "long.yaml"), *SHORT, "steps=5")
+    here("--out", str(tmp_path), "--config", str(tmp_path / "long.yaml"), *small, "steps=5")
     assert trained(tmp_path) == 5, "the command line wins over the file"
     assert logged(tmp_path)[: len(lines)] == lines
     steps = [line for line in logged(tmp_path) if "loss" in line]
     assert [line["step"] for line in steps] == [1, 2, 3, 4, 5]
     assert all(line["gradient"] > 0 and line["rate"] > 0 and line["targets_per_s"] > 0 for line in steps)
-    here("--out", str(tmp_path / "at once"), *TINY, *SHORT, "steps=5", "validation_batches=0")
+    here("--out", str(tmp_path / "at once"), *small, "steps=5", "validation_batches=0")
     stopped, whole = (
         torch.load(each / "checkpoint.pt", weights_only=True)["parameters"] for each in (tmp_path, tmp_path / "at once")
     )
     assert all(torch.equal(stopped[name], each) for name, each in whole.items()), "as if it had never stopped"
-    here("--out", str(tmp_path), *TINY, *SHORT, "steps=5")
+    here("--out", str(tmp_path), *small, "steps=5")
     assert "nothing to do: 5 steps are taken already" in capsys.readouterr().err
 
 

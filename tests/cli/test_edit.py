@@ -244,7 +244,7 @@ def test_of_a_manifest_a_fresh_start_forgets_all_and_edits_only_what_has_turns(e
     assert "plan: 1 videos" in said and "3 to do" in said, said
 
 
-def test_three_workers_make_what_is_made_by_hand_and_a_fresh_start_makes_it_again(edit, tmp_path, tiny_model) -> None:
+def test_two_workers_make_what_is_made_by_hand_and_a_fresh_start_makes_it_again(edit, tmp_path, tiny_model) -> None:
     clips = [
         write_clip(tmp_path / f"{number}.mp4", moving_frames(frames, 48, 64, seed=number), rate=24)
         for number, frames in enumerate((40, 20, 4))
@@ -256,7 +256,7 @@ def test_three_workers_make_what_is_made_by_hand_and_a_fresh_start_makes_it_agai
     assert len(by_hand[0]) == 3 + 2 + 1 and len(by_hand[1]) == 3 * 2
     [compared] = out.glob("0-*/compare.mp4")
     compared.with_name("turn-02-tilt_up.mp4").touch()  # of a plan that had a second turn
-    code, said = edit(*clips, *TURNS[:2], "--workers", "3", "--fresh", out=out)
+    code, said = edit(*clips, *TURNS[:2], "--workers", "2", "--fresh", out=out)
     assert code == 0 and "6 edits made" in said, said
     assert (latents(out, tiny_model), files(out)) == by_hand
 

@@ -105,7 +105,7 @@ def test_killed_editors_librarians_and_publishers_change_nothing_in_the_result(
 
 
 def test_editors_that_were_lost_while_idle_are_no_edits_fault(setup, tmp_path, tiny_model, monkeypatch) -> None:
-    clips = [write_clip(tmp_path / f"{n}.mp4", moving_frames(n, 48, 64, seed=n), rate=24) for n in (16, 320)]
+    clips = [write_clip(tmp_path / f"{n}.mp4", moving_frames(n, 48, 64, seed=n), rate=24) for n in (16, 160)]
     short, long = make_plan(clips, [parse_turn("pan_right")], CONFIG, resolve(tiny_model)).chains
     lost, said = list[int](), list[str]()
     monkeypatch.setattr("actors.waiting.SILENCE", 0.0)
@@ -121,7 +121,7 @@ def test_editors_that_were_lost_while_idle_are_no_edits_fault(setup, tmp_path, t
     sources, two = work([short, long], tmp_path / "out"), Places(2, 0.5, 0)
     outcome = Run(sources, Scheduler(losses=2), setup, two, progress=lose_all, notify=said.append)()
     assert len(lost) == 2, "the short source was to end first"
-    assert not outcome.failed and not outcome.stopped and outcome.edits == 21, outcome
+    assert not outcome.failed and not outcome.stopped and outcome.edits == 11, outcome
     assert len(said) == 2 and all("no editor has started" in line for line in said), "at the start and after the loss"
 
 

@@ -17,7 +17,7 @@ from storage.checkpoints import Checkpoints
 from tests.training import logged
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
-STEPS = 12
+STEPS = 8
 SHORT = [f"steps={STEPS}", "height=32", "width=32", "batch=1", "targets=2", "validation_batches=1", "memories=2"]
 
 

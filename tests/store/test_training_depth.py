@@ -54,7 +54,7 @@ def test_tuned_alone_depths_learn_what_the_clips_say_and_the_rest_stays_as_it_wa
 ) -> None:
     recipe = {"steps": 80, "batch": 4, "targets": 1, "camera": 1.0, "text": 0.0, "onward": 0.0, "memory_dropout": 1.0,
               "adam_learning_rate": 1e-2, "warmup": 2, "ema": 0.5}  # fmt: skip
-    train(setup(deep_scenes, tmp_path / "out", tiny_model, recipe, tune="depths"))
+    train(setup(deep_scenes, tmp_path / "out", tiny_model, recipe, tune="depths", validation_batches=1))
     log = logged(tmp_path / "out")
     losses = [line["loss"] for line in log if "loss" in line]
     assert losses[-1] < 0.5 * losses[0], "of two rooms, by heart: others say nothing of a training this short"
@@ -84,7 +84,7 @@ def test_tuned_alone_details_are_learned_from_any_clips_and_the_rest_stays_as_it
     tiny_scenes: str, tiny_model: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     recipe = {"steps": 4, "targets": 1, "camera": 0.5, "text": 0.5, "onward": 0.0, "warmup": 1}
-    train(setup(tiny_scenes, tmp_path / "out", tiny_model, recipe, tune="details"))
+    train(setup(tiny_scenes, tmp_path / "out", tiny_model, recipe, tune="details", validation_batches=1))
     log = logged(tmp_path / "out")
     assert [line["step"] for line in log if "details_off" in line and "validation_loss" not in line] == [0, 4]
     name = "transformer/diffusion_pytorch_model.safetensors"

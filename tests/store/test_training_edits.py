@@ -207,6 +207,7 @@ def test_a_training_learns_from_its_models_edits_and_ends_the_same_after_a_stop(
         setup(tiny_scenes, tmp_path / name, tiny_model, RECIPE, tune="details", own_edits=3, checkpoint_minutes=0)
         for name in ("whole", "stopped")
     )
+    whole = replace(whole, validation_batches=1)
     train(whole)
     assert any(seen) and not all(seen), "some of the pictures are drawn"
     log = logged(whole.out)

@@ -63,16 +63,16 @@ def equal(one: Any, other: Any) -> bool:
 
 
 def test_a_short_training_lowers_the_validation_loss_of_the_untrained_model(tiny_scenes, tiny_model, tmp_path):
-    recipe = {"steps": 40, "batch": 4, "targets": 2, "learning_rate": 1e-2, "adam_learning_rate": 1e-2, "warmup": 5,
+    recipe = {"steps": 20, "batch": 4, "targets": 2, "learning_rate": 1e-2, "adam_learning_rate": 1e-2, "warmup": 5,
               "ema": 0.9}  # fmt: skip
-    train(setup(tiny_scenes, tmp_path, tiny_model, recipe, threads=1, validation_batches=2))
+    train(setup(tiny_scenes, tmp_path, tiny_model, recipe, threads=1, validation_batches=1))
     losses = validated(tmp_path)
-    assert list(losses) == [0, 40]
-    assert losses[40] < 0.7 * losses[0]
+    assert list(losses) == [0, 20]
+    assert losses[20] < 0.7 * losses[0]
 
 
 def test_a_training_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(short, monkeypatch):
-    whole, stopped = short("whole"), short("stopped", checkpoint_minutes=0)
+    whole, stopped = short("whole", validation_batches=1), short("stopped", validation_batches=1, checkpoint_minutes=0)
     train(whole)
     with monkeypatch.context() as patch:
         stop_after(patch, 4)
@@ -98,15 +98,15 @@ def test_the_log_drops_what_is_taken_again(short, monkeypatch):
         stop_after(patch, 5)
         with pytest.raises(Stopped):
             train(asked)
-    assert [line["step"] for line in logged(asked.out)] == [0, 2, 4]
+    assert [line["step"] for line in logged(asked.out)] == [2, 4]
     train(asked)
     lines = logged(asked.out)
-    assert [line["step"] for line in lines] == [0, 2, 2, 4, 6, 6]
-    assert "resumed" in lines[2] and "loss" in lines[3]
+    assert [line["step"] for line in lines] == [2, 2, 4, 6]
+    assert "resumed" in lines[1] and "loss" in lines[2]
 
 
 def test_what_is_written_can_be_looked_at_and_used(short):
-    asked = short(sheet_every=6)
+    asked = short(sheet_every=6, validation_batches=1)
     said: list[dict[str, Any]] = []
     train(asked, report=said.append)
     assert said == logged(asked.out)
@@ -166,7 +166,7 @@ def test_a_step_that_diverges_changes_nothing(short, monkeypatch):
 def test_a_data_set_without_validation_says_so_and_the_last_steps_are_logged(short, monkeypatch, capfd):
     whole = ClipDataset.clips
     monkeypatch.setattr(ClipDataset, "clips", lambda data, split: whole(data, split) if split == "train" else [])
-    asked = short(recipe={"steps": 3})
+    asked = short(recipe={"steps": 3}, validation_batches=1)
     train(asked, report=TrainingProgress(3))
     assert "no_validation no clip is in the validation split" in capfd.readouterr().err
     assert [line["step"] for line in logged(asked.out) if "loss" in line] == [3]
@@ -175,7 +175,7 @@ def test_a_data_set_without_validation_says_so_and_the_last_steps_are_logged(sho
 def test_a_validation_split_that_serves_no_task_is_left_out(short, monkeypatch, capfd):
     whole = ClipDataset.clips
     monkeypatch.setattr(ClipDataset, "clips", lambda data, split: whole(data, split)[: 1 if split != "train" else None])
-    asked = short(recipe={"steps": 1, "camera": 0.0, "onward": 0.0})
+    asked = short(recipe={"steps": 1, "camera": 0.0, "onward": 0.0}, validation_batches=1)
     train(asked, report=TrainingProgress(1))
     assert newest(asked)[0] == 1 and "validation_loss" not in logged(asked.out)[0]
     assert "no_validation none of the tasks text finds clips" in capfd.readouterr().err

@@ -46,12 +46,13 @@ def trained(tiny_scenes, tiny_model, tmp_path_factory):
     base = tiny_base(folder / "base")
     UMT5EncoderModel.from_pretrained(f"{base}/text_encoder").bfloat16().save_pretrained(f"{base}/text_encoder")
     recipe = {"steps": STEPS, "optimizer": "adamw", "targets": 1}
+    measured = {"sharding": "full", "validation_batches": 1}
     setups = [
-        setup(tiny_scenes, folder / name, tiny_model, recipe, sharding="full", sheet_every=STEPS)
+        setup(tiny_scenes, folder / name, tiny_model, recipe, sheet_every=STEPS, **measured)
         for name in ("held", "spread")
     ]
     setups += [
-        setup(tiny_scenes, folder / name, base, recipe, frames=9, sharding="full", tune="paper")
+        setup(tiny_scenes, folder / name, base, recipe, frames=9, tune="paper", **measured)
         for name in ("held-base", "spread-base")
     ]
     words = {"camera": 0.0, "onward": 0.0, "glimpses": 0.4, "guessed": 0.5, "text_dropout": 0.5}
@@ -70,8 +71,9 @@ def state(asked: TrainingSetup, step: int = STEPS):
 @pytest.mark.parametrize("pair", [slice(0, 2), slice(2, 4), slice(4, 6)], ids=["all", "paper", "words"])
 def test_losses_gradients_and_weights_are_those_of_whole_parameters(trained, pair):
     trained = trained[pair]
+    measurements = 2 * trained[0].validation_batches  # at the beginning and the end
     held, shared = ([line for line in logged(each.out) if line["step"] <= STEPS] for each in trained)
-    assert len(held) == STEPS + 2  # and validated at the beginning and the end
+    assert len(held) == STEPS + measurements
     for one, other in zip(held, shared, strict=False):
         for name in ("loss", "gradient", "validation_loss"):
             assert one.get(name, 0) == pytest.approx(other.get(name, 0), rel=1e-3), (name, one, other)
