@@ -26,6 +26,12 @@ def blame(error: BaseException) -> Blame:
     return "unknown"
 
 
+def start_error(error: BaseException) -> str:
+    """Why an actor could not start, as one line: Ray wraps what its constructor raised in text, whose last line is the
+    exception itself."""
+    return str(error).strip().splitlines()[-1].strip()
+
+
 def one_line(error: BaseException) -> str:
     """The error as one line: its cause alone, without the remote traceback that Ray appends."""
     cause = getattr(error, "cause", None) or error

@@ -7,16 +7,16 @@ the same rows in the same order for any number of renderers, and a killed run ha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from actors.cluster import HERE_DIED, here_is_alive
-from actors.faults import one_line
+from actors.faults import one_line, start_error
 from actors.renderer import Renderer, Task
 from actors.rendering_outcome import Rendered
+from actors.unasked import forget, lost
 from actors.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -119,12 +119,23 @@ class Rendering:
             if self._failed_starts < FAILED_STARTS:
                 self._start_renderer()
             elif not self._renderers:
-                self.state.stopped = f"no renderer could start: {one_line(error)}"
+                self.state.stopped = f"no renderer could start: {start_error(error)}"
         else:
             self._failed_starts = 0
             self._waiting.end()
             self._ready.add(number)
             self._idle.append(number)
+
+    def _replace(self, number: int) -> None:
+        ray.kill(self._renderers.pop(number))
+        self._ready.discard(number)
+        self._start_renderer()
+
+    def _drop_lost(self) -> None:
+        """A node that takes a busy renderer with it takes idle ones too, whose next scene has no part in that."""
+        for number in lost({number: self._renderers[number] for number in self._idle}):
+            self._idle.remove(number)
+            self._replace(number)
 
     # ---- scenes
 
@@ -146,15 +157,14 @@ class Rendering:
         try:
             frames = ray.get(done)
         except RayTaskError as error:
-            _forget(rows)
+            forget(rows)
             self._idle.append(number)
             self._give_up(index, one_line(error))
         except RayError:
             # Died, unavailable, out of memory, its node gone: whatever it was, this renderer is given up.
-            _forget(rows)
-            ray.kill(self._renderers.pop(number))
-            self._ready.discard(number)
-            self._start_renderer()
+            forget(rows)
+            self._replace(number)
+            self._drop_lost()
             self._retry(index, "its renderer died {} times; give it more memory, or make the clips smaller")
         else:
             self._idle.append(number)
@@ -202,9 +212,3 @@ class Rendering:
             self.commit(self._gathered)
             self.state.committed += self._scenes
             self._gathered, self._scenes = [], 0
-
-
-def _forget(rows: Any) -> None:
-    """Ray prints the error of a result that nobody has asked for."""
-    with suppress(RayError):
-        ray.get(rows)

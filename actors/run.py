@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -17,13 +17,14 @@ from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
 from actors.cluster import HERE_DIED, Places, here_is_alive
 from actors.editor import Editor
-from actors.faults import blame, disk_is_full, one_line
+from actors.faults import blame, disk_is_full, one_line, start_error
 from actors.librarian import Librarian
 from actors.outcome import Outcome
 from actors.publication import CompareVideo, TurnVideo
 from actors.publisher import Publisher
 from actors.scheduler import Assignment, Scheduler
 from actors.setup import Setup
+from actors.unasked import forget, lost
 from actors.waiting import Waiting
 from pipeline.edit import Edit
 from storage.memory import LibraryError
@@ -33,8 +34,6 @@ PATIENCE = 180.0
 # How often a video is sent to a Publisher, and how often in a row editors may fail to start.
 RESENDS = 3
 FAILED_STARTS = 3
-# Seconds that idle editors have for an answer after another one was lost.
-ANSWER = 10.0
 
 
 @dataclass
@@ -54,7 +53,7 @@ class SourceWork:
 class _Commit:
     assignment: Assignment
     memory: Any  # ObjectRef of the row, kept until it is acknowledged
-    began: float = field(default_factory=time.monotonic)
+    missed: float = 0.0  # when the Librarian was first found dead
 
 
 @dataclass
@@ -131,7 +130,7 @@ class Run:
         try:
             ray.get(self._librarian.ready.remote())
         except RayError as error:
-            self.scheduler.stop(f"the library cannot be opened: {_start_error(error)}")
+            self.scheduler.stop(f"the library cannot be opened: {start_error(error)}")
 
     def _loop(self) -> None:
         while True:
@@ -168,7 +167,7 @@ class Run:
             if self._failed_starts < FAILED_STARTS:
                 self._start_editor()
             elif not self._editors:
-                self.scheduler.stop(f"no editor could start: {_start_error(error)}")
+                self.scheduler.stop(f"no editor could start: {start_error(error)}")
         else:
             self._failed_starts = 0
             self._waiting.end()
@@ -188,15 +187,9 @@ class Run:
     def _drop_lost(self) -> None:
         """A node that takes a busy editor with it takes idle ones too. An edit sent to one of those would be charged
         with a loss that it has no part in."""
-        asked = {self._editors[name].ready.remote(): name for name in self.scheduler.idle_workers}
-        if asked:
-            ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER, fetch_local=False)
-        for ref, name in asked.items():
-            try:
-                ray.get(ref, timeout=0)
-            except RayError:
-                self.scheduler.remove_worker(name)
-                self._replace(name)
+        for name in lost({name: self._editors[name] for name in self.scheduler.idle_workers}):
+            self.scheduler.remove_worker(name)
+            self._replace(name)
 
     def _look_around(self) -> None:
         """An actor that no node has room for waits without a word of Ray's, and so does one whose node is gone."""
@@ -215,11 +208,13 @@ class Run:
         try:
             ray.get(account)
         except RayTaskError as error:
+            forget(memory)
             if disk_is_full(error):
                 self.scheduler.stop(one_line(error))
             self.scheduler.failed(assignment, one_line(error), blame=blame(error))
         except RayError:
             # Died, unavailable, out of memory, its node gone: whatever it was, this editor is given up.
+            forget(memory)
             self.scheduler.worker_lost(assignment.worker)
             self._replace(assignment.worker)
             self._drop_lost()
@@ -237,9 +232,10 @@ class Run:
         except RayActorError as error:
             # The Librarian restarts, and commits are idempotent: the same row is sent again. That it stays away is
             # nobody's fault among the sources, and without it nothing can be kept.
-            if time.monotonic() - commit.began > PATIENCE or isinstance(error, ActorDiedError):
-                self.scheduler.stop(f"the library cannot be written: {_start_error(error)}")
-                self.scheduler.commit_failed(assignment, _start_error(error))
+            commit.missed = commit.missed or time.monotonic()
+            if time.monotonic() - commit.missed > PATIENCE or isinstance(error, ActorDiedError):
+                self.scheduler.stop(f"the library cannot be written: {start_error(error)}")
+                self.scheduler.commit_failed(assignment, start_error(error))
             else:
                 self._send(commit)
         except RayError as error:
@@ -288,7 +284,7 @@ class Run:
                 publication.sends += 1
                 self._to_publish.append(publication)
                 return
-            reason = one_line(error) if raised else _start_error(error)
+            reason = one_line(error) if raised else start_error(error)
             if not isinstance(error, LibraryError):  # which says that edits are damaged or gone
                 reason += " (the edits are kept: the same command publishes them again)"
             self.outcome.unpublished.append((publication.source, reason))
@@ -298,8 +294,3 @@ class Run:
                 compare = self.work[publication.source].compare
                 if compare is not None and not self._unpublished_turns[publication.source]:
                     self._to_publish.append(_Publication(publication.source, compare))
-
-
-def _start_error(error: RayError) -> str:
-    # Ray wraps what a constructor raised in text; its last line is the exception itself.
-    return str(error).strip().splitlines()[-1].strip()

@@ -33,6 +33,7 @@ from storage.location import absolute
 from storage.publish import video_id_of
 
 DEFAULT_OWNER = "default"
+LIBRARY = "library"  # folder of the owners' data sets, in the output folder
 
 
 @dataclass
@@ -151,7 +152,9 @@ def library_of(job: EditJob, out: str) -> str:
     """URL of the owner's dataset. Owners are kept apart by dataset, so that no query can cross from one to another."""
     if not job.owner or not all(c.isalnum() or c in "-_." for c in job.owner) or job.owner.startswith("."):
         raise UsageError(f"owner '{job.owner}' has characters other than letters, digits, '-', '_' and '.'")
-    return f"{absolute(job.library or f'{out}/library').rstrip('/')}/{job.owner}.lance"
+    if job.owner == LIBRARY:  # it would be the folder of all owners' memories
+        raise UsageError(f"owner '{job.owner}' is the name of the libraries' folder; choose another")
+    return f"{absolute(job.library or f'{out}/{LIBRARY}').rstrip('/')}/{job.owner}.lance"
 
 
 def erase(plan: Plan, library: Library, out: str) -> str:

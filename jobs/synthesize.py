@@ -154,13 +154,13 @@ def make(
     """Make what is left, write what lies beside the data set, and say how it went: whether all is there. filming: what
     all tasks share. committed: scenes that are there."""
     state = Rendered(committed=committed)
-    fault: StorageFault | None = None
+    fault: StorageError | StorageFault | None = None
     try:
         if tasks:
             _render(tasks, filming, config, data, state)
         write_card(data, f"{out}/{CARD}")
         write_sheet(data, f"{out}/{SHEET}")
-    except StorageFault as error:
+    except (StorageError, StorageFault) as error:
         fault = error
     for name, reason in state.lost.items():
         say(f"failed: {reason if name in reason else f'{name}: {reason}'}")

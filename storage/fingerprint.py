@@ -43,14 +43,16 @@ def file_digest(url: str) -> str:
 def folder_digest(path: str | os.PathLike[str]) -> str:
     """sha256 (hex) over the relative names and contents of all files below a local folder (a model's, say).
 
-    Hidden files and folders are left out: they are what hubs and tools keep beside a model. Times, owners and the
-    folder's own name do not count. Raises StorageError where there is no such folder or nothing in it."""
+    Hidden files and folders are left out: they are what hubs and tools keep beside a model. Linked ones count as if
+    they were there: who loads the model follows links. Times, owners and the folder's own name do not count. Raises
+    StorageError where there is no such folder or nothing in it."""
     root = Path(path)
     if not root.is_dir():
         raise StorageError(f"{root}: no such folder; check the path")
+    files = [Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names]
     names = sorted(
         file.relative_to(root).as_posix()
-        for file in root.rglob("*")
+        for file in files
         if file.is_file() and not any(part.startswith(".") for part in file.relative_to(root).parts)
     )
     if not names:

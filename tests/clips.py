@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from pipeline.trajectory import Trajectory, default_intrinsics
 from storage.clip_row import ClipRow
@@ -66,6 +67,21 @@ class Deadly(Task):
         if died < self.times:
             (Path(self.folder) / str(died)).touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        return super().rows(filming)
+
+
+class Sweeping(Deadly):
+    """As a node that dies: takes `times` renderers with it that have nothing to do."""
+
+    def rows(self, filming: Any) -> list[ClipRow]:
+        if not list(Path(self.folder).iterdir()):
+            idle: list[psutil.Process] = []
+            while len(idle) < self.times:
+                time.sleep(0.5)
+                siblings = psutil.Process(os.getppid()).children()
+                idle = [each for each in siblings if "".join(each.cmdline()).strip() == "ray::Renderer"]
+            for each in idle:
+                each.kill()
         return super().rows(filming)
 
 

@@ -54,7 +54,11 @@ def trained(out: Path) -> int:
 
 
 def test_it_trains_validates_writes_a_model_and_goes_on_where_it_was(
-    tiny_model: str, tmp_path: Path, here: Callable[..., None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tiny_model: str,
+    tmp_path: Path,
+    here: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(alone, "HELD_OUT_SCENES", 2)
     monkeypatch.setattr("pipeline.training.log.EVERY", 1)

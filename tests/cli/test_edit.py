@@ -311,6 +311,7 @@ def test_a_folder_with_bad_files_among_good_ones_finishes_the_good_ones(edit, cl
         (["--turn", "pan_right", "overlap=16"], "overlap is 16"),
         (["--turn", "pan_right", "segment_frames=15"], "takes 16"),
         (["--turn", "pan_right", "--owner", "../else"], "owner '../else'"),
+        (["--turn", "pan_right", "--owner", "library"], "owner 'library'"),
         (["--turn", "pan_right", "--limit", "0"], "--limit is 0"),
         (["--turn", "pan_right", "--shots", "nowhere.txt"], "nowhere.txt is not there"),
         (["--turn", "pan_right", "--workers", "5000"], "ask for fewer with workers=N"),

@@ -11,7 +11,7 @@ from actors.rendering_outcome import Rendered
 from pipeline.scenes import Filming
 from storage.clip_row import ClipRow
 from storage.clips import ClipDataset
-from tests.clips import Broken, Deadly, Task, clip_row
+from tests.clips import Broken, Deadly, Sweeping, Task, clip_row
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 FILMING = Filming(
@@ -56,6 +56,13 @@ def test_a_scene_that_keeps_killing_renderers_is_given_up_by_name(data: ClipData
     state = rendered(data, [Task(0), deadly, Task(2)], workers=1, retries=1)
     assert scenes(data) == [0, 2]
     assert state.lost == {"scene 1": "its renderer died 2 times; give it more memory, or make the clips smaller"}
+
+
+def test_renderers_that_were_lost_while_idle_are_no_scenes_fault(data: ClipDataset, tmp_path: Path) -> None:
+    (tmp_path / "deaths").mkdir()
+    sweeping = Sweeping(2, folder=str(tmp_path / "deaths"), times=2)
+    state = rendered(data, [Task(0), Task(1), sweeping], workers=3, retries=2)
+    assert scenes(data) == [0, 1, 2] and not state.lost, "it died twice itself, and the others not under it"
 
 
 def test_a_scene_that_cannot_be_rendered_is_named_and_the_others_go_on(data: ClipDataset) -> None:

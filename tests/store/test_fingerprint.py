@@ -108,6 +108,11 @@ def test_a_folder_s_digest_depends_on_names_and_contents_only(tmp_path):
     (model / "vae" / "weights").write_bytes(bytes(100))
     (model / "vae" / "weights").rename(model / "vae" / "other")
     assert len({before, changed, folder_digest(model)}) == 3
+    shutil.rmtree(model / "vae")
+    (model / "vae").symlink_to(tmp_path / "elsewhere" / "vae")
+    assert folder_digest(model) == before, "a linked component is a component"
+    (tmp_path / "elsewhere" / "vae" / "weights").write_bytes(bytes(99) + b"\1")
+    assert folder_digest(model) == changed
     with pytest.raises(StorageError, match="no such folder"):
         folder_digest(tmp_path / "none")
     (tmp_path / "empty").mkdir()
