@@ -13,6 +13,7 @@ from pipeline.memory_pipeline import MemoryV2VPipeline, MemoryVideo
 from pipeline.training.batch import Batch
 from pipeline.training.samples import Window
 from pipeline.trajectory import Trajectory, compose, inverse
+from storage.atomic import published
 
 ROWS, TILE, GAP = 9, 96, 4
 COLUMNS = ("source", "memory 1", "true view", "with memory", "without")
@@ -41,8 +42,8 @@ def write_sheet(pipe: MemoryV2VPipeline, batches: Sequence[Batch], path: Path | 
                 sheet.paste(tile, (column * (TILE + GAP), y))
         draw.text((0, y + TILE), words, fill="black")
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(path)
+        with published(str(path)) as temporary:
+            sheet.save(temporary, "PNG")
 
 
 def _row(pipe: MemoryV2VPipeline, batch: Batch) -> tuple[str, list[np.ndarray | None]]:

@@ -1,9 +1,9 @@
-"""Every setting of `memory-v2v edit` and `synthesize`, typed, with its default and whether it can change a bit of what
-is made.
+"""Every setting of `memory-v2v edit`, `synthesize` and `train`, typed, with its default and whether it can change a bit
+of what is made.
 
 A field that `affects_bits` is part of every edit's id: change it and the chain is a new one; a data set of scenes keeps
 those it was made with. A field that does not may be changed between two runs of one plan, and the second finds the
-first one's work done. There is no third kind: a field declared as neither fails at import.
+first one's work done. There is no third kind.
 """
 
 from __future__ import annotations

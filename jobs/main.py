@@ -220,8 +220,8 @@ def edit_job(given: argparse.Namespace) -> Any:
         out=out,
         config=load_config(plan.get("config"), overrides),
         library=given.library or plan.get("library"),
-        owner=given.owner or plan.get("owner") or "default",
-        model=given.model or plan.get("model") or "mini",
+        owner=given.owner or plan.get("owner") or EditJob.owner,
+        model=given.model or plan.get("model") or EditJob.model,
         limit=given.limit,
         source_trajectory=given.source_trajectory,
         shots=given.shots,
@@ -261,7 +261,7 @@ def extend_job(given: argparse.Namespace) -> Any:
         other = "--scenes" if given.scenes else "--from-videos"
         raise UsageError(f"{other} with --extend: what is extended must be there; synthesize it first, elsewhere")
     config = load_extend_config(_synthesize_overrides(given))
-    return ExtendJob(given.out, given.extend, given.model or "mini", config, given.dry_run)
+    return ExtendJob(given.out, given.extend, given.model or ExtendJob.model, config, given.dry_run)
 
 
 def _synthesize_overrides(given: argparse.Namespace) -> list[str]:

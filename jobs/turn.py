@@ -38,7 +38,7 @@ class Turn:
     prompt: None takes over the prompt in force from the turns before; "" clears it.
     input: `source` edits the original (the paper), `previous` the last turn's result.
     span: how a trajectory meets the source's frames: `exact` has one pose per frame, `stretch` is resampled over the
-        whole source, `segment` is resampled over, and repeated for, every segment. Presets always stretch.
+        whole source, `segment` is resampled over, and repeated for, every segment. To presets the first two are one.
     camera: which of the ten cameras of a ReCamMaster file.
     """
 
@@ -148,8 +148,7 @@ def read_trajectory(
         ) from None
     try:
         if colmap:
-            read = read_colmap(*texts)
-            return read.relative_to(read.c2w[0])
+            return read_colmap(*texts, relative=True)
         return parse_trajectory(texts[0], camera=camera, intrinsics=intrinsics, origin=origin)
     except TrajectoryError as error:
         raise TrajectoryError(f"{url}: {error}") from None

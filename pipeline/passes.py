@@ -96,13 +96,6 @@ class Pass:
             cache.complete = True
         return target.states
 
-    def encode(self, cache: MemoryCache, conditioning: Tokens) -> None:
-        """Fill the cache without a target, and so without merging."""
-        filling = Filling(self, cache, conditioning, reused=True)
-        for index in range(len(self.blocks)):
-            filling.fill(index, None)
-        cache.complete = True
-
     def _words(self, index: int, cache: MemoryCache | None, like: torch.Tensor) -> Any:
         """What a block is given of the text."""
         if cache is None or not isinstance(self.text, int):
@@ -140,10 +133,10 @@ class Filling:
         self.before: list[Tokens] = []  # at the entries of the blocks before the first merge point
         self.factors = run.rotary(conditioning.places)
 
-    def fill(self, index: int, target: Tokens | None) -> None:
+    def fill(self, index: int, target: Tokens) -> None:
         """Keys and values of this block; `target` is what enters it, whose queries decide what is merged."""
         run, block = self.run, self.run.blocks[index]
-        if index in run.merging.points and target is not None:
+        if index in run.merging.points:
             selection = run._select(index, block, target, self.tokens, self.cache)
             self._merge_before(selection)
             self.tokens = merge(self.tokens, selection, run.merging.compressor)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 import secrets
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import fsspec
+from safetensors import SafetensorError
 
 from storage.errors import StorageError, StorageFault, fault, reaching
 from storage.location import local_path
@@ -47,7 +49,7 @@ def published(url: str) -> Iterator[str]:
         final.parent.mkdir(parents=True, exist_ok=True)
         # Of a name of its own, so that two writers never share a file. What a killed one left is cleared here: also of
         # other files, which may never be written again.
-        for stale in _abandoned(final.parent, ".*.partial"):
+        for stale in _abandoned(final.parent, r"\..+\.[0-9a-f]{12}\.partial"):
             stale.unlink(missing_ok=True)
         temporary = final.parent / f".{final.name}.{secrets.token_hex(6)}.partial"
         try:
@@ -66,7 +68,7 @@ def published_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
     replace: exchange it for one that is there, which readers may find missing for a moment. Raises OSError, and
     without `replace` also where there is one with files in it."""
     final.parent.mkdir(parents=True, exist_ok=True)
-    for stale in _abandoned(final.parent, f".{final.name}.*"):
+    for stale in _abandoned(final.parent, rf"\.{re.escape(final.name)}\.[a-z0-9_]{{8}}(\.old)?"):
         shutil.rmtree(stale, ignore_errors=True)
     fresh = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}."))
     try:
@@ -82,8 +84,11 @@ def published_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def _abandoned(folder: Path, pattern: str) -> Iterator[Path]:
-    """What killed writers left in a folder. What is younger may be another writer's that is still at work."""
-    for each in folder.glob(pattern):
+    """What killed writers left in a folder, under names as they give them. What is younger may be another writer's that
+    is still at work."""
+    for each in folder.iterdir():
+        if not re.fullmatch(pattern, each.name):
+            continue
         with suppress(FileNotFoundError):
             if time.time() - max(part.stat().st_mtime for part in (each, *each.rglob("*"))) > ABANDONED:
                 yield each
@@ -123,5 +128,5 @@ def _reported(url: str) -> Iterator[None]:
         raise StorageError(f"{url}: no permission to write it; change the folder's mode or choose another") from error
     except (NotADirectoryError, FileExistsError) as error:
         raise StorageError(f"{url}: a part of its path is a file, not a folder; choose another folder") from error
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the second is what safetensors says of a full disk
         raise fault(url, "cannot be written", error, "check the free space and the folder") from error

@@ -93,7 +93,9 @@ class Library:
         elif _stored_sphere(found) != sphere:
             # A run under way ranks and commits by the sphere that it was started with.
             with alone(url, f"its coverage stays as it is, {_state(found)}"), _told(url, "coverage cannot be rebuilt"):
-                _rebuild_coverage(dataset, sphere)
+                dataset.checkout_latest()
+                if _stored_sphere(metadata_of(dataset)) != sphere:  # another run may have done it meanwhile
+                    _rebuild_coverage(dataset, sphere)
         return library
 
     @property
@@ -184,7 +186,7 @@ class Library:
         """The memories `ids` of a source, in that order, as retrieval takes them; without `descriptors`, which are most
         of what there is to read, these are of no length."""
         columns = ["id", "turn", "segment", "start", "coverage"] + ["descriptor"] * descriptors
-        size = self.sphere.points // 8
+        size = self.sphere.bytes
         rows = self._rows(ids, columns, _of(source))
         dim = self._dataset.schema.field("descriptor").type.list_size
         known = numbers(rows["descriptor"]).reshape(-1, dim) if descriptors else np.zeros((len(ids), 0), np.float32)
@@ -353,7 +355,7 @@ def _rebuild_coverage(dataset: lance.LanceDataset, sphere: Sphere) -> None:
     dataset.update_schema_metadata({_POINTS: "being rebuilt", _RADIUS: "being rebuilt"})
     if "coverage" in dataset.schema.names:
         dataset.drop_columns(["coverage"])
-    column = pa.schema([pa.field("coverage", pa.binary(sphere.points // 8), nullable=False)])
+    column = pa.schema([pa.field("coverage", pa.binary(sphere.bytes), nullable=False)])
 
     def covered(batch: pa.RecordBatch) -> pa.RecordBatch:
         seen = [coverage(trajectory(batch, index), sphere).tobytes() for index in range(batch.num_rows)]

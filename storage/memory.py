@@ -76,7 +76,7 @@ def schema(sphere: Sphere, descriptor_dim: int, metadata: dict[str, str]) -> pa.
         "stop": pa.int64(),
         "trajectory": pa.list_(pa.list_(pa.float64(), 12)),
         "intrinsics": pa.list_(pa.list_(pa.float64(), 4)),
-        "coverage": pa.binary(sphere.points // 8),
+        "coverage": pa.binary(sphere.bytes),
         "descriptor": pa.list_(pa.float32(), descriptor_dim),
         "latent_dtype": pa.string(),
         "latent_shape": pa.list_(pa.int64()),

@@ -21,10 +21,12 @@ import time
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from pipeline.clip import Clip
 from pipeline.memory_pipeline import MemoryV2VPipeline
@@ -36,7 +38,7 @@ from .edited import OWN, all_edited, edits_recipe
 from .log import Log
 from .network import Network, memory_kernels
 from .recipe import Recipe
-from .rendered import Pool, Stage, described, developed, placed, rendered_batches, scene_clips
+from .rendered import Pool, RendererError, Stage, described, developed, placed, rendered_batches, scene_clips
 from .samples import CHOSEN, MADE, UNSEEN, Corpus
 from .trainer import DivergedError, Trainer
 from .tuning import takes_part, teaches
@@ -123,7 +125,7 @@ def main() -> None:
         parser.error(str(error))
     try:
         run(given, setup, recipe)
-    except (ValueError, OSError, DivergedError) as error:
+    except (ValueError, OSError, DivergedError, RendererError) as error:
         sys.exit(f"alone: {(str(error).strip().splitlines() or [type(error).__name__])[0]}")
 
 
@@ -176,7 +178,10 @@ def run(given: argparse.Namespace, setup: Setup, recipe: Recipe) -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     planned = recipe.steps
     if checkpoint.exists():
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        except (RuntimeError, UnpicklingError, EOFError) as error:
+            raise ValueError(f"{checkpoint}: not a readable checkpoint; remove it to begin anew ({error})") from error
         planned = state.pop("planned", planned)
         if state.pop("rest", rest) != rest:
             raise ValueError(f"{checkpoint}: began from another model than --begin {given.begin}; choose another --out")
@@ -191,15 +196,18 @@ def run(given: argparse.Namespace, setup: Setup, recipe: Recipe) -> None:
 
     def save() -> None:
         # The model first, and each of the two whole: a training that has its last checkpoint has its model.
-        part = model.with_suffix(".part")
-        with trainer.averaged():
-            trainer.register(setup.height * setup.width)
-            pipe.save_pretrained(part)
-        shutil.rmtree(model, ignore_errors=True)
-        part.replace(model)
-        part = checkpoint.with_suffix(".part")
-        torch.save(trainer.state_dict() | {"planned": trainer.recipe.steps, "rest": rest}, part)
-        part.replace(checkpoint)
+        try:
+            part = model.with_suffix(".part")
+            with trainer.averaged():
+                trainer.register(setup.height * setup.width)
+                pipe.save_pretrained(part)
+            shutil.rmtree(model, ignore_errors=True)
+            part.replace(model)
+            part = checkpoint.with_suffix(".part")
+            torch.save(trainer.state_dict() | {"planned": trainer.recipe.steps, "rest": rest}, part)
+            part.replace(checkpoint)
+        except (RuntimeError, SafetensorError) as error:  # what torch and safetensors say of a full disk
+            raise OSError(f"{given.out}: cannot be written ({error}); check the free space") from error
 
     filming = Filming(
         setup.height, setup.width, given.frames, cameras=4, edits=given.edits, edited_cameras=1,

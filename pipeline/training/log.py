@@ -26,7 +26,9 @@ class Log:
         if path.exists():
             lines = path.read_text().splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line).get("step", 0) <= step]
-            path.write_text("".join(kept))
+            part = path.with_suffix(".part")
+            part.write_text("".join(kept))
+            part.replace(path)  # whole at any moment, also for who follows it
 
     def step(self, step: int, targets: int, figures: dict[str, float], last: bool = False) -> None:
         """Figures of one step, of which means are written now and then, and after the last."""

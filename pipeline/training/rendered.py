@@ -31,6 +31,10 @@ from .samples import MADE, Corpus, Window
 Pixels = tuple[torch.Tensor, torch.Tensor]  # colour (N, T, H, W, 3) uint8 and depth (N, T, H, W) float16
 
 
+class RendererError(RuntimeError):
+    """A worker died, or could not do its work. One line."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """What a worker needs to know. length, glimpse: frames of windows and of short ones. tokenizers: how many distinct
@@ -161,8 +165,8 @@ def rendered_batches(
 
     scenes: their seeds. workers: processes at most. pool: makes a `Pool` for so many clips. footage: folder of real
     clips beside them (see `footage_clips`). progress: called with the number of scenes rendered. before: so many others
-    come before these, the same ones whatever the first step is. Raises RuntimeError where a worker died or could not do
-    its work.
+    come before these, the same ones whatever the first step is. Raises RendererError where a worker died or could not
+    do its work.
     """
     real, *pixels = footage_clips(footage, stage.filming)
     there = pool(len(real) + len(scenes) * stage.filming.clips)
@@ -207,9 +211,9 @@ def _received(reader: Any) -> Any:
     try:
         found = pickle.loads(reader.recv_bytes())
     except (EOFError, OSError):  # between two messages, and within one
-        raise RuntimeError("a renderer died; give the machine more memory, or take fewer renderers") from None
+        raise RendererError("a renderer died; give the machine more memory, or take fewer renderers") from None
     if isinstance(found, str):
-        raise RuntimeError(f"a renderer broke off: {found}")
+        raise RendererError(f"a renderer broke off: {found}")
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
@@ -82,6 +83,23 @@ def test_it_trains_validates_writes_a_model_and_goes_on_where_it_was(
     assert all(torch.equal(stopped[name], each) for name, each in whole.items()), "as if it had never stopped"
     here("--out", str(tmp_path), *small, "steps=5")
     assert "nothing to do: 5 steps are taken already" in capsys.readouterr().err
+    for left in (1000, 0):
+        os.truncate(tmp_path / "checkpoint.pt", left)
+        with pytest.raises(SystemExit) as refused:
+            here("--out", str(tmp_path), *small, "steps=5")
+        assert "checkpoint.pt: not a readable checkpoint; remove it to begin anew" in str(refused.value.code)
+
+
+def test_a_renderer_that_dies_is_one_line(
+    tiny_model: str, tmp_path: Path, here: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def died(*_: Any) -> None:
+        raise EOFError
+
+    monkeypatch.setattr("pipeline.training.rendered.pickle", SimpleNamespace(loads=died))
+    with pytest.raises(SystemExit) as refused:
+        here("--out", str(tmp_path), *TINY, "--begin", tiny_model, *SHORT, "steps=1", "validation_batches=0")
+    assert str(refused.value.code).startswith("alone: a renderer died; give the machine more memory")
 
 
 def test_a_training_by_the_clock_goes_on_past_the_steps_of_its_file(

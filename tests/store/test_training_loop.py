@@ -252,18 +252,19 @@ def test_a_full_disk_is_one_line_and_the_old_checkpoint_stays(short, monkeypatch
 
 def test_what_killed_saves_left_is_cleared_once_nobody_can_be_at_it(short):
     out = Path(short().out)
-    left = [out / CHECKPOINTS / ".step-00000001.pt.0a.partial", out / ".model.abc", out / ".model.abc.old"]
-    young = out / ".model.young"
+    left = [out / CHECKPOINTS / ".step-00000001.pt.0123456789ab.partial"]
+    left += [out / ".model.abcdefg_", out / ".model.abcdefg_.old"]
+    young, strange = out / ".model.abcdefgh", out / ".model.best"
     left[0].parent.mkdir(parents=True)
     left[0].write_bytes(b"half")
-    for folder in (*left[1:], young):
+    for folder in (*left[1:], young, strange):
         folder.mkdir()
         (folder / "config.json").touch()
-    for each in left:
+    for each in (*left, strange):
         for part in (each, *each.rglob("*")):
             os.utime(part, (0, 0))
     train(short(recipe={"steps": 2}))
-    assert not any(each.exists() for each in left) and young.exists()
+    assert not any(each.exists() for each in left) and young.exists() and strange.exists()
 
 
 @pytest.mark.parametrize("left", [1000, 0])
