@@ -18,6 +18,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+import storage.library
 from pipeline.coverage import Sphere, coverage
 from storage.errors import StorageFault
 from storage.library import SCHEMA_VERSION, Library, LibraryError
@@ -307,6 +308,22 @@ def test_a_library_in_use_keeps_its_sphere_and_where_it_could_not_its_users_noti
         with pytest.raises(LibraryError, match=r"coverage being rebuilt, expected 512 points at 20.0 m"):
             what()
     assert len(library) == 1
+
+
+def test_of_two_runs_that_ask_for_another_sphere_one_rebuilds_the_coverage(url, library, monkeypatch):
+    library.commit([a_memory(1)])
+    wider, alone = PLACE | {"sphere": Sphere(points=1024, radius=50.0)}, storage.library.alone
+
+    def after_the_other(*asked):
+        monkeypatch.setattr(storage.library, "alone", alone)
+        Library.open(url, **wider)
+        monkeypatch.setattr(storage.library, "_rebuild_coverage", lambda *_: pytest.fail("rebuilt twice"))
+        return alone(*asked)
+
+    monkeypatch.setattr(storage.library, "alone", after_the_other)
+    both = Library.open(url, **wider)
+    both.commit([a_memory(2)])
+    assert len(both.candidates("bikes", [edit_id(1), edit_id(2)])) == 2 and both.sphere == wider["sphere"]
 
 
 def test_without_a_sphere_a_library_is_taken_as_it_is_found(tmp_path, url, library):
