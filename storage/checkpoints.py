@@ -12,13 +12,14 @@ from storage.atomic import published
 from storage.errors import StorageError, fault
 
 NAME = re.compile(r"step-(\d{8})\.pt")
+KEPT = 2
 
 
 class Checkpoints:
-    """The folder of a training's checkpoints, of which the newest `keep` stay."""
+    """The folder of a training's checkpoints, of which the newest KEPT stay."""
 
-    def __init__(self, folder: str | Path, keep: int = 2) -> None:
-        self.folder, self.keep = Path(folder), keep
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that are there, oldest first."""
@@ -37,7 +38,7 @@ class Checkpoints:
                 torch.save(state, temporary)
             except RuntimeError as error:  # torch reports a full disk as one of its own
                 raise OSError(28, f"torch could not write: {str(error).splitlines()[0]}") from error
-        for old in self.steps()[: -self.keep]:
+        for old in self.steps()[:-KEPT]:
             self.path(old).unlink(missing_ok=True)
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:

@@ -44,8 +44,6 @@ CLEANED = 100  # versions between two looks for old ones
 
 log = logging.getLogger(__name__)
 
-__all__ = ["CHANNELS", "CLIPS_VERSION", "NAME", "ClipDataset", "ClipRow"]
-
 
 class ClipDataset:
     """Open with `ClipDataset.open`, make with `ClipDataset.create`. One thread at a time.

@@ -103,9 +103,7 @@ class Panel:
     used: tuple[Used, ...] = ()
 
 
-def write_compare(
-    url: str, source: VideoInfo, turns: Sequence[Panel], *, video_id: str, crf: int = COMPARE_CRF, audio: bool = True
-) -> None:
+def write_compare(url: str, source: VideoInfo, turns: Sequence[Panel], *, video_id: str, audio: bool = True) -> None:
     """Publish the source and its turns side by side, each under its label, all at the height of the turns, and under
     each turn the memories that its current segment used, labelled "t1 s3" (turn 1, segment 3); in as many rows as keep
     the picture within WIDEST.
@@ -119,7 +117,7 @@ def write_compare(
         if (found := probe(turn.url).frames) != source.frames:
             raise VideoError(f"{turn.url}: {found} frames, its source {source.url} has {source.frames}; publish again")
     with _encoding(url) as path:
-        _encode(path, _compared(source, turns), source, video_id, crf, audio, url)
+        _encode(path, _compared(source, turns), source, video_id, COMPARE_CRF, audio, url)
 
 
 def _compared(source: VideoInfo, turns: Sequence[Panel]) -> Iterator[np.ndarray]:

@@ -22,12 +22,11 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 from storage.errors import StorageFault, VideoError, reaching
-from storage.location import identity, local_path
+from storage.location import identity
 from storage.video_index import Index, Key, VideoInfo, decode, identified, index_of, missing, probe
 
 __all__ = [
-    "Reader", "StorageFault", "VideoError", "VideoInfo",
-    "check_unchanged", "identified", "identity", "iter_frames", "local_path", "probe", "read_frames",
+    "Reader", "VideoError", "VideoInfo", "check_unchanged", "identified", "iter_frames", "probe", "read_frames",
 ]  # fmt: skip
 
 SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT

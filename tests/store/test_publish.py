@@ -263,7 +263,8 @@ def test_two_writers_of_one_file_both_write_it_whole_and_the_last_stands(tmp_pat
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, source):
     code = (
-        "import resource, sys; from storage.publish import write_video; from storage.video import StorageFault, probe\n"
+        "import resource, sys; from storage.errors import StorageFault; from storage.publish import write_video\n"
+        "from storage.video import probe\n"
         "from tests.generated import moving_frames\n"
         "source = probe(sys.argv[1]); resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))\n"
         "try: write_video(sys.argv[2], moving_frames(50), source=source, video_id='x', crf=1)\n"
