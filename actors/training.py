@@ -120,7 +120,7 @@ def train(
     )
     checkpoints = Checkpoints(Path(setup.out) / CHECKPOINTS)
     if processes > 1:
-        same_everywhere(checkpoints.steps()[-1:], f"checkpoints in {checkpoints.folder}")
+        same_everywhere(lambda: checkpoints.steps()[-1:], f"checkpoints in {checkpoints.folder}")
     resumed = _resume(trainer, checkpoints, setup)
     log = Log(Path(setup.out) / LOG, trainer.step, report) if rank == 0 else None
 
@@ -270,8 +270,8 @@ def _edits(
     key = [asdict(recipe), *(getattr(setup, name) for name in names), data.rows(["sha256"])["sha256"].to_pylist()]
     edits = Edits(Path(setup.out) / EDITS, key, setup.own_edits, make)
     _told(edits.fill(*share), "edited", log, step)
-    if share[1] > 1:  # none knows before all are done, so this waits for them
-        same_everywhere(edits.missing(), f"edits missing in {edits.folder}")
+    if share[1] > 1:
+        same_everywhere(edits.missing, f"edits missing in {edits.folder}")
     return edits
 
 

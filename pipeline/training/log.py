@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,7 @@ class Log:
         if path.exists() and not step:
             path.unlink()
         if path.exists():
-            lines = path.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line).get("step", 0) <= step]
+            kept = [line for line in _lines(path) if json.loads(line).get("step", 0) <= step]
             part = path.with_suffix(".part")
             part.write_text("".join(kept))
             part.replace(path)  # whole at any moment, also for who follows it
@@ -56,18 +56,21 @@ class Log:
 
 
 def follow(path: Path, report: Callable[[dict[str, Any]], None], ended: threading.Event, every: float = 0.5) -> None:
-    """Call `report` with every line that is added from now on, until `ended`. A line that vanishes is not missed."""
-    place = path.stat().st_size if path.exists() else 0
-    over = False
+    """Call `report` with every line that is added from now on, until `ended`. A training that is begun again drops
+    lines: what it puts in their place is added, and what it keeps is not."""
+    told, over = _lines(path), False
     while not over:
         over = ended.wait(every)
-        size = path.stat().st_size if path.exists() else 0
-        place = min(place, size)
-        if size > place:
-            with path.open("rb") as file:
-                file.seek(place)
-                lines = file.read(size - place).splitlines(keepends=True)
-            for line in lines:
-                if line.endswith(b"\n"):
-                    place += len(line)
-                    report(json.loads(line))
+        there = _lines(path)
+        alike = (old == new for old, new in zip(told, there, strict=False))
+        for line in there[sum(takewhile(bool, alike)) :]:
+            report(json.loads(line))
+        told = there
+
+
+def _lines(path: Path) -> list[str]:
+    """Those that are there to their end."""
+    try:
+        return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    except FileNotFoundError:
+        return []

@@ -5,6 +5,7 @@ Functions marked as collective must be called by all processes in the same order
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -80,9 +81,10 @@ def agreed(value: bool) -> bool:
     return said[0]
 
 
-def same_everywhere(value: Any, what: str) -> None:
-    """Raises ValueError where processes do not find the same. Collective."""
-    found: list[Any] = [None] * dist.get_world_size()
+def same_everywhere(find: Callable[[], Any], what: str) -> None:
+    """Raises ValueError where processes do not find the same once all have come here. Collective."""
+    dist.barrier()
+    value, found = find(), [None] * dist.get_world_size()
     dist.all_gather_object(found, value)
     if any(each != value for each in found):
         raise ValueError(f"processes found different {what}: {found}; let all nodes mount the same folder")

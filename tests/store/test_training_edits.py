@@ -258,7 +258,7 @@ def test_of_several_processes_each_makes_a_part(tiny_scenes, tiny_model, network
 
     told: list[object] = []
     monkeypatch.setattr(Edits, "fill", fill)
-    monkeypatch.setattr(actors.training, "same_everywhere", lambda value, name: told.append(value))
+    monkeypatch.setattr(actors.training, "same_everywhere", lambda find, name: told.append(find()))
     data = ClipDataset.open(tiny_scenes)
     actors.training._edits(asked, network, lambda windows, length: torch.zeros(0), data, None, 0, 1, 2)
     assert made == [(1, 2)] and told == [[0, 1, 2, 3]], "and waits for the others, which see as many files"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pipeline.training.log
 from actors.training import CHECKPOINTS, MODEL, TrainingSetup, train
 from actors.training_on_ray import averaging
 from pipeline.memory_pipeline import MemoryV2VPipeline
-from pipeline.training.sharding import spread
+from pipeline.training.sharding import same_everywhere, spread
 from storage.checkpoints import Checkpoints
 from tests.training import logged, setup, tiny_base
 
@@ -31,6 +32,11 @@ def both_ways(rank: int, rendezvous: str, setups: list[TrainingSetup]) -> None:
         train(asked, rank, wrap, processes=2)
     shared = setups[1]
     train(replace(shared, recipe=replace(shared.recipe, steps=STEPS + 1)), rank, spread, processes=2)
+    made = Path(f"{rendezvous}-made")
+    if rank:
+        time.sleep(0.5)
+        made.touch()
+    same_everywhere(made.exists, "what the later of them has made")
     apart = replace(shared, out=f"{shared.out}{rank or ''}")  # of a node that has another folder at this path
     with pytest.raises(ValueError, match=r"different checkpoints in .*: \[\[3\], \[\]\]; let all nodes mount the same"):
         train(apart, rank, spread, processes=2)
