@@ -118,13 +118,13 @@ def test_what_was_made_in_the_cache_can_be_read_by_whoever_shares_it(tmp_path, m
 def test_what_a_killed_conversion_left_in_the_cache_is_cleared_and_what_is_at_work_is_not(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     models = tmp_path / "memory-v2v" / "models"
-    left, at_work = models / ".made.left", models / ".made.work"
+    left, at_work = models / ".made.abcd_123", models / ".made.atwork_1"
     for each in (left, at_work):
         (each / "transformer").mkdir(parents=True)
         os.utime(each, (0, 0))
     os.utime(left / "transformer", (0, 0))
     assert _made("made", lambda fresh: (fresh / "model_index.json").write_text("{}")) == models / "made"
-    assert sorted(each.name for each in models.iterdir()) == [".made.work", "made"]
+    assert sorted(each.name for each in models.iterdir()) == [".made.atwork_1", "made"]
 
 
 def test_both_sizes_of_mini_can_begin_untrained():
