@@ -78,8 +78,9 @@ class Sweeping(Deadly):
             idle: list[psutil.Process] = []
             while len(idle) < self.times:
                 time.sleep(0.5)
-                siblings = psutil.Process(os.getppid()).children()
-                idle = [each for each in siblings if "".join(each.cmdline()).strip() == "ray::Renderer"]
+                there = psutil.process_iter(["ppid", "cmdline"])  # passes over those that end meanwhile
+                siblings = [each for each in there if each.info["ppid"] == os.getppid()]
+                idle = [each for each in siblings if "".join(each.info["cmdline"] or []).strip() == "ray::Renderer"]
             for each in idle:
                 each.kill()
         return super().rows(filming)
