@@ -68,17 +68,21 @@ def project(paths: Paths, depths: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     """Where points at depths (BT, P, h, w) lie in the video's frames, (BT, 2, P, h, w) with -1..1 from edge to edge,
     and whether they show them, (BT, P, h, w) bool."""
     origin, rays = paths.origin.flatten(0, 1)[..., None, None, None], paths.rays.flatten(0, 1)[:, :, None]
-    where, away = torch.addcmul(origin, depths[:, None], rays).split([2, 1], dim=1)
-    where = where / away.clamp(min=NEAREST / 2)
-    shown = (where.abs().amax(dim=1) < 1) & (away > NEAREST / 2)[:, 0]
+    where, away = seen(torch.addcmul(origin, depths[:, None], rays))
     # Not even in a training that diverges: grid_sample reads and writes beyond its memory where a place is no number.
-    return where.clamp(-2, 2).nan_to_num(2.0), shown
+    return where.clamp(-2, 2).nan_to_num(2.0), (outside(where, away) < 0)[:, 0]
 
 
-def away(paths: Paths, depths: torch.Tensor) -> torch.Tensor:
-    """How far points at depths lie from the video's cameras, along the optical axes of these; both (BT, P, h, w)."""
-    origin, rays = paths.origin.flatten(0, 1)[:, 2], paths.rays.flatten(0, 1)[:, 2]
-    return torch.addcmul(origin[:, None, None, None], depths, rays[:, None])
+def seen(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of points (BT, 3, ...) in homogeneous coordinates of a camera's picture, as `Paths` has them, where in it they
+    lie, (BT, 2, ...), and how far away, (BT, 1, ...)."""
+    where, away = points.split([2, 1], dim=1)
+    return where / away.clamp(min=NEAREST / 2), away
+
+
+def outside(where: torch.Tensor, away: torch.Tensor) -> torch.Tensor:
+    """(BT, 1, ...): below 0 where the picture shows what `seen` gave."""
+    return torch.maximum(where.abs().amax(dim=1, keepdim=True) - 1, NEAREST / 2 - away)
 
 
 def finer(cells: torch.Tensor) -> torch.Tensor:

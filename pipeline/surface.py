@@ -19,7 +19,7 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F
 
-from .lookup import CELL, Paths, away, look_at, project
+from .lookup import CELL, Paths, look_at, outside, seen
 
 NEAREST, FARTHEST = 0.4, 60.0  # metres along the optical axis: between them a ray is followed
 PLACES = 32  # on it, each as many times as far away as the one before
@@ -80,37 +80,41 @@ def first(found: Sequence[Met]) -> Met:
 def reached(paths: Paths, surfaces: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Of rays and surfaces as in `meet`: log depths along the rays' own optical axes (BT, 1, H, W), whether they meet
     the surface there, and where in the video's frames, (BT, 2, 1, H, W)."""
+    # Finite, since grid_sample reads beyond its memory where a place is no number.
+    origin, rays = (each.flatten(0, 1).nan_to_num(0.0, 0.0, 0.0) for each in (paths.origin, paths.rays))
+    origin = origin[..., None, None]
 
-    def behind(log_depths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of points (BT, 1, H, W) of the rays how far they lie behind the surface and how far away, log metres, as the
-        video sees it, and which lie in its picture."""
-        depths = log_depths.exp()
-        where, inside = project(paths, depths)
-        there = F.grid_sample(
-            surfaces[:, None], where[:, :, 0].movedim(1, -1), "nearest", padding_mode="border", align_corners=False
-        )
-        distance = away(paths, depths).clamp(min=NEAREST / 4).log()
-        return distance - there, distance, inside
+    def behind(where: torch.Tensor, away: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of points that the video sees there and so far away, how far they lie behind the surface, and how far away
+        that is, log metres."""
+        grid = where.movedim(1, -1)
+        there = F.grid_sample(surfaces[:, None], grid, "nearest", padding_mode="border", align_corners=False)
+        distance = away.clamp(min=NEAREST / 4).log()
+        return distance - there, distance
 
+    # Comparing takes longer than arithmetic on a CPU: of several numbers the greatest is compared.
     begin, end = math.log(NEAREST), math.log(FARTHEST)
     step = (end - begin) / (PLACES - 1)
-    near = torch.full_like(paths.rays.flatten(0, 1)[:, :1], end)
-    met = torch.zeros_like(near, dtype=torch.bool)
-    before, inside, passed = torch.ones_like(met), met, near
-    for place in range(PLACES):
-        log_depths = torch.full_like(near, begin + place * step)
-        deep, distance, inside = behind(log_depths)
-        hidden = deep > 0
+    places = torch.tensor([begin + place * step for place in range(PLACES)])
+    passed = torch.full_like(rays[:, :1], end)
+    met = torch.zeros_like(passed, dtype=torch.bool)
+    before, count, out = ~met, met.byte(), passed
+    for depth in places.exp().tolist():
+        where, away = seen(torch.add(origin, rays, alpha=depth))
+        deep, distance = behind(where, away)
+        hidden, out = deep > 0, outside(where, away)
         # Before a target that stands behind the source one place may be far from the next: so deep it may get anyway.
-        crossed = ~before & hidden & inside & ~met & (deep < (distance - passed).clamp(min=THICK))
-        near, met = torch.where(crossed, log_depths - step, near), met | crossed
+        crossed = torch.maximum(deep - (distance - passed).clamp(min=THICK), out) < 0
+        met = met | (~before & hidden & crossed)
+        count = count + ~met  # the places before it meets the surface
         before, passed = hidden, distance
-    met = met | (inside & ~before)  # it ends in the sky
+    met = met | ((out < 0) & ~before)  # it ends in the sky
+    near = torch.cat([places - step, places.new_tensor([end])]).to(rays.device)[count.int()]
     far = torch.where(near < end, near + step, near)
     for _ in range(HALVINGS):
         middle = (near + far) / 2
-        hidden = behind(middle)[0] > 0
+        hidden = behind(*seen(torch.addcmul(origin, middle.exp(), rays)))[0] > 0
         near, far = torch.where(hidden, near, middle), torch.where(hidden, middle, far)
     log_depths = (near + far) / 2
-    where, inside = project(paths, log_depths.exp())
-    return log_depths, met & inside, where
+    where, away = seen(torch.addcmul(origin, log_depths.exp(), rays))
+    return log_depths, met & (outside(where, away) < 0), where.clamp(-2, 2)[:, :, None]
