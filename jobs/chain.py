@@ -26,7 +26,7 @@ from storage.video import VideoInfo
 
 # Raise it when our own code, or the image network of pipeline.descriptor, changes what a latent is: the ids of all
 # earlier edits then no longer match.
-CHAIN_VERSION = 17
+CHAIN_VERSION = 18
 LONGEST_STEM, DIGITS = 100, 16  # of a folder's name: file systems take 255 bytes
 
 
