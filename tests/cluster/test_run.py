@@ -85,20 +85,25 @@ class Kill:
                 del self.left[title]
 
 
-def test_killed_editors_librarians_and_publishers_change_nothing_in_the_result(
+def test_killed_actors_and_a_source_that_vanishes_change_nothing_in_what_becomes_of_the_others(
     chains, setup, tmp_path, tiny_model
 ) -> None:
+    clip = write_clip(tmp_path / "gone.mp4", moving_frames(40, 48, 64, seed=2), rate=24)
+    [gone] = make_plan([clip], [parse_turn("pan_right")], CONFIG, resolve(tiny_model)).chains
+    Path(gone.url).unlink()
     two = Places(workers=2, num_cpus=0.5, num_gpus=0)
     kill = Kill({"ray::Editor": 2, "ray::Librarian": 4, "ray::Publisher": 6})
-    outcome = Run(work(chains, tmp_path / "out"), Scheduler(), setup, two, progress=kill)()
+    outcome = Run(work([gone, *chains], tmp_path / "out"), Scheduler(), setup, two, progress=kill)()
     assert not kill.left, f"none of {list(kill.left)} was found to kill"
-    assert not outcome.failed and not outcome.stopped and not outcome.unpublished, outcome
+    assert list(outcome.failed) == [gone.name] and gone.url in outcome.failed[gone.name]
+    assert not outcome.stopped and not outcome.unpublished, outcome
     assert outcome.edits == 12
     alone = new_setup(tiny_model, tmp_path / "alone.lance")
     edit_by_hand(chains, alone, tmp_path / "alone")
     assert latents(setup) == latents(alone)
     for source in work(chains, tmp_path / "out"):
         for video in source.videos:
+            assert video_id_of(video.url) == video.video_id
             same = video.url.replace(str(tmp_path / "out"), str(tmp_path / "alone"))
             assert Path(video.url).read_bytes() == Path(same).read_bytes()
     assert ray.cluster_resources()["CPU"] == pytest.approx(ray.available_resources().get("CPU", 0), abs=1.1)
@@ -123,14 +128,6 @@ def test_editors_that_were_lost_while_idle_are_no_edits_fault(setup, tmp_path, t
     assert len(lost) == 2, "the short source was to end first"
     assert not outcome.failed and not outcome.stopped and outcome.edits == 11, outcome
     assert len(said) == 2 and all("no editor has started" in line for line in said), "at the start and after the loss"
-
-
-def test_a_source_that_vanishes_fails_alone(chains, setup, tmp_path) -> None:
-    Path(chains[0].url).unlink()
-    outcome = Run(work(chains, tmp_path / "out"), Scheduler(), setup, Places(1, 0.5, 0))()
-    assert list(outcome.failed) == [chains[0].name] and chains[0].url in outcome.failed[chains[0].name]
-    assert outcome.edits == 6
-    assert all(video_id_of(video.url) == video.video_id for video in work(chains, tmp_path / "out")[1].videos)
 
 
 def test_a_model_that_cannot_be_loaded_stops_the_run_with_its_reason(chains, setup, tmp_path, monkeypatch) -> None:
