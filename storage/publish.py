@@ -31,13 +31,14 @@ COPIED_SOUND = ("aac", "mp3", "ac3", "eac3", "opus", "alac")  # what mp4 takes a
 LEAST_MP3 = 16_000  # Hz, of the MP3 that mp4 takes
 LEAP = Fraction(1)  # seconds by which copied sound may go back and is left out until it has caught up
 LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}  # by channels: PCM often does not say which is which
-AAC_BIT_RATE = 192_000
+AAC_BIT_RATE, AAC_SAMPLES = 192_000, "fltp"
 # With macroblock-tree rate control x264 (165) does not repeat itself on small pictures, one thread or not: 60 writes of
 # 62x144 frames gave 5 different files, of 40x56 frames 27; without it always one. It costs a few per cent of size.
 REPEATABLE = "mbtree=0"
 COMPARE_CRF = 20
 COMPARE_HEIGHT = 192
-WIDEST = 4096  # pixels; H.264 ends at four times as many, most players at twice
+WIDEST = 4096  # pixels of a comparison; most players end at twice as many
+LARGEST = 16384  # pixels a side of what x264 takes
 THUMBS = 4  # memories shown for a segment
 THUMB_CACHE = 64  # small pictures kept; neighbouring segments use the same memories
 LINE = 14  # height of a line of PIL's default font, even
@@ -196,10 +197,13 @@ def _encode(
         container.metadata["comment"] = video_id
         video = container.add_stream("libx264", rate=source.rate)
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
-        video.options = {"crf": str(crf), "preset": "medium", "flags": "+bitexact", "x264-params": REPEATABLE}
+        # How long a file is mp4 takes from the order of decoding: of B-frames whose times vary not to their end.
+        ordered = "" if source.pts is None else ":bframes=0"
+        video.options = {"crf": str(crf), "preset": "medium", "flags": "+bitexact", "x264-params": REPEATABLE + ordered}
         video.thread_count = 1
         context = video.codec_context
         context.time_base = time_base
+        context.flags |= av.codec.context.Flags.frame_duration  # else the last frame stays as long as the mean
         context.colorspace, context.color_range = 1, 1  # H.273: BT.709, limited
         context.color_primaries, context.color_trc = 1, 1
         packets = _sound(source, container) if audio and source.audio else _silence()
@@ -257,6 +261,11 @@ def _checked(frame: np.ndarray, shape: tuple[int, ...], url: str) -> tuple[int, 
         raise VideoError(
             f"{url}: frames are {frame.shape[0]}x{frame.shape[1]}, H.264 (4:2:0) needs even sizes; crop or resize them"
         )
+    if max(frame.shape) > LARGEST:
+        raise VideoError(
+            f"{url}: frames are {frame.shape[0]}x{frame.shape[1]}, x264 takes up to {LARGEST} pixels a side; publish "
+            "smaller ones: upscale=none"
+        )
     return frame.shape[0], frame.shape[1]
 
 
@@ -287,9 +296,11 @@ def _sound(source: VideoInfo, writer: Any) -> Generator[Any]:
             out = writer.add_stream_from_template(stream)
             for packet in reader.demux(stream):
                 if packet.dts is not None:  # else the empty packet at the end
-                    shift = round(source.start / packet.time_base)
-                    packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+                    # Sound is decoded in the order in which it is heard, whatever its container says.
+                    packet.pts = packet.dts = packet.pts - round(source.start / packet.time_base)
                     packet.stream = out
+                    if packet.is_discard and packet.dts * packet.time_base <= steps.last:
+                        continue  # what an edit list leaves out is there again before what it goes on with
                     if steps.on(packet.dts * packet.time_base):
                         yield packet
             return
@@ -299,12 +310,31 @@ def _sound(source: VideoInfo, writer: Any) -> Generator[Any]:
         out.codec_context.layout = LAYOUTS.get(stream.codec_context.layout.nb_channels, "stereo")
         out.codec_context.bit_rate = AAC_BIT_RATE
         out.codec_context.options = {"flags": "+bitexact"}
-        for packet in reader.demux(stream):
-            for frame in _heard(packet, source):
-                frame.pts -= round(source.start / frame.time_base)
-                steps.on(frame.pts * frame.time_base)
-                yield from out.encode(frame)
+
+        def heard() -> Iterator[Any]:
+            for packet in reader.demux(stream):
+                for frame in _heard(packet, source):
+                    frame.pts -= round(source.start / frame.time_base)
+                    steps.on(frame.pts * frame.time_base)
+                    yield frame
+
+        for frame in _alike(heard(), out.codec_context):
+            yield from out.encode(frame)
         yield from out.encode(None)
+
+
+def _alike(frames: Iterator[Any], context: Any) -> Iterator[Any]:
+    """Sound as an encoder takes it: broadcasts go from one layout or rate to another, which it does not follow."""
+    resampler, kind = None, None
+    for frame in frames:
+        if kind != (kind := (frame.format.name, frame.layout.name, frame.sample_rate)):
+            if resampler is not None:
+                yield from resampler.resample(None)
+            resampler = av.AudioResampler(AAC_SAMPLES, context.layout, context.sample_rate)
+        assert resampler is not None
+        yield from resampler.resample(frame)
+    if resampler is not None:
+        yield from resampler.resample(None)
 
 
 class _Steps:

@@ -27,7 +27,11 @@ from pipeline.trajectory_formats import COLMAP
 from storage.location import WEB, local_path
 from storage.turn_text import turn_mapping
 
-VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv", ".3gp")
+VIDEOS = (
+    ".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2v", ".vob", ".ts", ".mts", ".m2ts", ".wmv",
+    ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".mxf", ".dv",
+)  # fmt: skip
+COMPANION = "._"  # how the names of what macOS keeps beside files of other systems begin
 MANIFESTS = (".jsonl", ".ndjson", ".parquet")
 COLUMNS = ("url", "trajectory", "shots", "turns")
 FOUND = "auto"  # in the place of a file of shots: they are looked for
@@ -60,9 +64,9 @@ def expand(
 ) -> tuple[list[SourceEntry], list[Problem]]:
     """The sources that `inputs` name, in their order, and what could not be expanded.
 
-    A file is taken whatever its name; a folder gives the videos in it (by extension, sorted, not below); a pattern what
-    it matches, sorted (`**` any depth of folders), but for what is `unlike` a source. Whether a file really is a video
-    is for storage.video.probe to say."""
+    A file is taken whatever its name; a folder gives the videos in it (by extension, sorted, not below, nor what macOS
+    keeps beside them); a pattern what it matches, sorted (`**` any depth of folders), but for what is `unlike` a
+    source. Whether a file really is a video is for storage.video.probe to say."""
     entries: list[SourceEntry] = []
     problems: list[Problem] = []
     for name in inputs:
@@ -98,6 +102,7 @@ def _named(name: str) -> Iterator[SourceEntry | Problem]:
     path = local_path(name)
     if _is_folder(name, path):
         videos = [child for child in _children(name, path) if child.lower().endswith(VIDEOS)]
+        videos = [video for video in videos if not posixpath.basename(video).startswith(COMPANION)]
         if not videos:
             yield name, f"no video in this folder; expected files that end in {', '.join(VIDEOS)}"
         yield from (SourceEntry(child) for child in videos)

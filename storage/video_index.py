@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from operator import itemgetter
 from typing import Any
 
 import av
@@ -39,6 +39,9 @@ SHORT_SECONDS = 1.0  # how much earlier than stated a whole file may end: the so
 HDR = {16: "PQ", 18: "HLG"}  # H.273 codes of transfer characteristics
 
 PASSING = (OSError, MemoryError)  # kinds of ffmpeg's errors that say nothing about the file
+
+# DivX writes so that it packs two pictures into one packet, and nothing into the next.
+BEGINS, PACKED = 1024, re.compile(rb"DivX\d+\D+\d+p")
 
 Key = tuple[int, int]  # pts, dts of a key frame
 
@@ -152,7 +155,7 @@ def identified(url: str) -> tuple[Any, ...]:
 @functools.lru_cache(maxsize=64)
 def _demuxed(url: str, known: tuple[Any, ...]) -> Index:
     shown: list[tuple[int | None, int | None, bool]] = []  # pts, dts, key frame
-    packets, end = 0, Fraction(0)
+    packets, end, begins = 0, Fraction(0), b""
     with opened(url) as container:
         stream = video_stream(container, url)
         _check_whole(container, url, known[0])
@@ -162,6 +165,7 @@ def _demuxed(url: str, known: tuple[Any, ...]) -> Index:
             if packet.pts is not None:
                 end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
             if packet.stream is stream:
+                begins = begins or bytes(packet)[:BEGINS]
                 packets += 1
                 if not packet.is_discard:
                     shown.append((packet.pts, packet.dts, packet.is_keyframe))
@@ -169,7 +173,9 @@ def _demuxed(url: str, known: tuple[Any, ...]) -> Index:
         _check_length(url, stream, packets, stated, end, any(name in CONTAINERS_WITH_LENGTH for name in names))
         time_base, rates = stream.time_base, (stream.average_rate, stream.guessed_rate)
         # AVI has no time stamps: ffmpeg numbers the packets of these, which are stored in another order than shown.
-        numbered = "avi" in names and stream.codec_context.name in ("h264", "hevc")
+        codec = stream.codec_context
+        packed = codec.name == "mpeg4" and PACKED.search((codec.extradata or b"") + begins)
+        numbered = "avi" in names and (codec.name in ("h264", "hevc") or bool(packed))
         aspect, audio = stream.sample_aspect_ratio, sound_stream(container) is not None
         # VP9 keeps its alpha beside the pictures, where the decoder does not look.
         transfer, alpha = stream.codec_context.color_trc, stream.metadata.get("alpha_mode") == "1"
@@ -179,16 +185,18 @@ def _demuxed(url: str, known: tuple[Any, ...]) -> Index:
     counted = numbered or len(set(stamps)) != len(shown)
     blank = VideoInfo(url, len(shown), 1, 1, Fraction(1), time_base, None, audio, 0)
     none = np.empty(0, np.int64)
-    first, total = _first_frame(Index(blank, none, none.reshape(0, 2), True), count=counted)
+    keys = sorted((p, p if d is None else d) for p, d, key in shown if key and p is not None)
+    first, times = _first_frame(Index(blank, none, np.array(keys, np.int64).reshape(-1, 2), True), count=counted)
+    start = Fraction(0) if numbered else (first.pts or 0) * time_base
     if counted:
-        pts = np.arange(total, dtype=np.int64)
-        time_base = 1 / Fraction(next((rate for rate in rates if rate), 25))
-        keys = none.reshape(0, 2)
+        keys, pts = [], np.arange(len(times), dtype=np.int64)
+        if numbered or (own := _increasing(times)) is None:
+            time_base = 1 / Fraction(next((rate for rate in rates if rate), 25))
+        else:
+            pts = own
     else:
-        kept = [(p, p if d is None else d, key) for p, d, key in shown if p is not None and p >= (first.pts or 0)]
-        kept.sort(key=itemgetter(0))
-        pts = np.array([p for p, *_ in kept], np.int64)
-        keys = np.array([(p, d) for p, d, key in kept if key], np.int64).reshape(-1, 2)
+        pts = np.array(sorted(p for p, *_ in shown if p is not None and p >= (first.pts or 0)), np.int64)
+        keys = [key for key in keys if key[0] >= pts[0]]
     rate, constant = _rate(pts, time_base, rates)
     # Containers say little that can be trusted about how long the last frame stays: as long as the others.
     seconds = len(pts) / rate if constant else (int(pts[-1] - pts[0]) + int(np.median(np.diff(pts)))) * time_base
@@ -200,9 +208,9 @@ def _demuxed(url: str, known: tuple[Any, ...]) -> Index:
         height, width = width, height
     info = VideoInfo(
         url, len(pts), height, width, rate, time_base, None if constant else tuple((pts - pts[0]).tolist()), audio,
-        rotation, int(pts[0]) * time_base, seconds, _mirrors(first), tuple(_notes(first, transfer, alpha)),
+        rotation, start, seconds, _mirrors(first), tuple(_notes(first, transfer, alpha)),
     )  # fmt: skip
-    return Index(info, none if counted else pts, keys, counted)
+    return Index(info, none if counted else pts, np.array(keys, np.int64).reshape(-1, 2), counted)
 
 
 def _check_whole(container: Any, url: str, size: int | None) -> None:
@@ -225,14 +233,24 @@ def _check_length(url: str, stream: Any, packets: int, stated: int | None, end: 
         )
 
 
+def _increasing(times: list[int | None]) -> np.ndarray | None:
+    """(N,) int64: times of pictures in their order, of several at one time the later a tick later each; None where one
+    has no time or one that goes back, as where recordings were joined."""
+    if None in times or sorted(times) != times:  # type: ignore[type-var]
+        return None
+    places = np.arange(len(times))
+    return np.maximum.accumulate(np.array(times, np.int64) - places) + places
+
+
 def _rate(pts: np.ndarray, time_base: Fraction, rates: tuple[Fraction | None, ...]) -> tuple[Fraction, bool]:
-    """Frames per second, and whether every frame lies within one tick of where that rate puts it."""
+    """Frames per second, and whether every frame lies within one tick, and a quarter of a frame, of where that rate
+    puts it."""
     count, span = len(pts), int(pts[-1] - pts[0])
     mean = Fraction(count - 1) / (span * time_base) if span else None
     for rate in (*rates, mean):
         if rate and rate > 0:
-            ideal = np.arange(count) * float(1 / (rate * time_base))
-            if np.abs(pts - pts[0] - ideal).max() <= 1.0:
+            ticks = float(1 / (rate * time_base))  # of one frame
+            if np.abs(pts - pts[0] - np.arange(count) * ticks).max() <= min(1.0, ticks / 4):
                 return Fraction(rate), True
     if mean is None:
         return Fraction(25), True
@@ -256,28 +274,34 @@ def _notes(frame: VideoFrame, transfer: int, alpha: bool) -> Iterator[str]:
         yield f"its HDR ({HDR[transfer]}) is not converted, so that it comes out grey: convert it to BT.709 before"
     if any(component.is_alpha for component in frame.format.components):
         alpha = bool(frame.reformat(format="rgba").to_ndarray()[..., 3].min() < 255)
+    if frame.interlaced_frame:
+        yield "it is interlaced, and both fields are read as one picture, with combs where things move: deinterlace it"
     if alpha:
         yield "its alpha channel is left out, so that what is transparent is seen: lay it over a background before"
 
 
-def _first_frame(index: Index, count: bool) -> tuple[VideoFrame, int]:
-    """The first picture that decodes and, if asked, how many there are."""
-    first, total = None, 0
-    for number, frame in decode(index, 0):
-        first, total = first or frame, number + 1
+def _first_frame(index: Index, count: bool) -> tuple[VideoFrame, list[int | None]]:
+    """The first picture that decodes and, if all are to be counted, the times of all of them."""
+    first, times = None, list[int | None]()
+    for _, frame in decode(index, 0):
+        first = first or frame
+        times.append(frame.pts)
         if not count:
             break
     if first is None:
         raise VideoError(f"{index.info.url}: none of its {index.info.frames} frames decodes; export it again")
-    return first, total
+    return first, times
 
 
 def decode(
     index: Index, start: int, key: Key | None = None, trusted: int | None = None
 ) -> Iterator[tuple[int, VideoFrame]]:
     """(number, frame) for the frames from `start` on, decoding from the key frame or from the beginning. Errors of
-    packets shown before the pts `trusted` are passed over: they refer to what the seek left out."""
+    packets shown before the pts `trusted` are passed over: they refer to what the seek left out, or, from the
+    beginning, where nothing can be decoded before the first key frame, to what was cut off."""
     url, counter = index.info.url, 0
+    if trusted is None and len(index.keys):
+        trusted = int(index.keys[0, 0])
     with opened(url) as container:
         stream = video_stream(container, url)
         for packet in _packets(index, container, stream, key):

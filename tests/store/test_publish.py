@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import struct
 import subprocess
 import sys
 from fractions import Fraction
@@ -132,6 +134,71 @@ def test_copied_sound_that_stands_still_is_left_out_until_it_goes_on(tmp_path):
     assert [steps.on(Fraction(at, 10)) for at in (0, 1, 1, 2, 0, 2, 3)] == [True, True, False, True, False, False, True]
 
 
+def test_sound_goes_on_where_an_edit_list_goes_on(tmp_path):
+    path = Path(write_clip(tmp_path / "a.mp4", moving_frames(75), options={"g": "25", "bf": "2"}, audio="aac"))
+    data, word = bytearray(path.read_bytes()), struct.Struct(">I")
+
+    def add(at: int, number: int) -> None:
+        data[at : at + 4] = word.pack(word.unpack_from(data, at)[0] + number)
+
+    for at in sorted((found.start() for found in re.finditer(b"elst", bytes(data))), reverse=True):
+        begin, scale = (
+            struct.unpack_from(">i", data, at + 16)[0],
+            word.unpack_from(data, data.find(b"mdhd", at) + 16)[0],
+        )
+        data[at + 8 : at + 24] = word.pack(2) + b"".join(  # .8 s from the beginning, and from second 2
+            struct.pack(">IiI", 800, begin + second * scale, 1 << 16) for second in (0, 2)
+        )
+        for box in (b"elst", b"edts", b"trak", b"moov"):
+            add(data.rfind(box, 0, at + 4) - 4, 12)
+    path.write_bytes(data)
+    info = probe(str(path))
+    assert info.frames == 40
+    write_video(str(tmp_path / "out.mp4"), moving_frames(40), source=info, video_id="x")
+    assert beeps(str(tmp_path / "out.mp4")) == pytest.approx([0.25], abs=0.03)  # the other was cut out
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        stream = container.streams.audio[0]
+        assert float(stream.duration * stream.time_base) == pytest.approx(1.6, abs=0.1)
+
+
+def test_sound_may_change_its_layout_and_its_rate_on_the_way(tmp_path):
+    parts = [("stereo", 48_000), ("mono", 48_000), ("stereo", 32_000)]
+    picture = write_clip(tmp_path / "a.ts", moving_frames(75), options={"bf": "0"})
+    with av.open(picture) as source, av.open(str(tmp_path / "b.ts"), "w") as container:
+        video = container.add_stream_from_template(source.streams.video[0])
+        sound = container.add_stream("mp2", rate=48_000, layout="stereo")
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = video
+                container.mux(packet)
+        for second, (layout, rate) in enumerate(parts):
+            encoder = av.CodecContext.create("mp2", "w")
+            encoder.layout, encoder.sample_rate, encoder.format, encoder.time_base = (
+                layout,
+                rate,
+                "s16",
+                Fraction(1, rate),
+            )
+            encoder.open()
+            size = encoder.frame_size
+            for number in range(rate // size):
+                silence = np.zeros((1, size * (2 if layout == "stereo" else 1)), np.int16)
+                frame = av.AudioFrame.from_ndarray(silence, "s16", layout)
+                frame.pts, frame.sample_rate, frame.time_base = number * size, rate, Fraction(1, rate)
+                for packet in encoder.encode(frame):
+                    packet.pts = packet.dts = round((second + number * size / rate) * 90_000)
+                    packet.time_base, packet.stream = Fraction(1, 90_000), sound
+                    container.mux(packet)
+    info = probe(str(tmp_path / "b.ts"))
+    for out in ("1.mp4", "2.mp4"):
+        write_video(str(tmp_path / out), moving_frames(75), source=info, video_id="x")
+    assert (tmp_path / "1.mp4").read_bytes() == (tmp_path / "2.mp4").read_bytes()
+    with av.open(str(tmp_path / "1.mp4")) as container:
+        [stream] = container.streams.audio
+        assert stream.codec_context.layout.name == "stereo" and stream.codec_context.sample_rate == 48_000
+        assert float(stream.duration * stream.time_base) == pytest.approx(3.0, abs=0.1)
+
+
 def test_sound_that_begins_anew_where_recordings_were_joined_is_named(tmp_path):
     for codec in ("aac", "mp2"):  # copied, and encoded again
         part = Path(write_clip(tmp_path / f"{codec}.ts", moving_frames(50), audio=codec))
@@ -163,6 +230,9 @@ def test_a_varying_rate_keeps_every_time_stamp(tmp_path):
     written = probe(str(tmp_path / "out.mp4"))
     assert written.pts is not None and written.seconds == info.seconds == Fraction(480 + 30, 600)
     assert [pts * written.time_base for pts in written.pts] == [Fraction(stamp, 600) for stamp in stamps]
+    with av.open(str(tmp_path / "out.mp4")) as container:  # the last picture stays as long as the median one
+        stream = container.streams.video[0]
+        assert stream.duration * stream.time_base == pytest.approx(info.seconds, abs=1e-3)
 
 
 def test_flat_colours_come_back_within_three_grey_levels_and_the_file_is_tagged(tmp_path):
@@ -216,6 +286,7 @@ def test_wrong_frames_are_refused(tmp_path, source):
         (moving_frames(50, 33, 48), "even sizes"),
         (moving_frames(49), "49 frames were given, .* has 50"),
         (moving_frames(51), "more than the 50 frames"),
+        (np.zeros((50, 2, 16386, 3), np.uint8), "2x16386, x264 takes up to 16384 .*upscale=none"),
         ([], "no frames"),
         (moving_frames(50).astype(np.float32), "expected uint8"),
         ([*moving_frames(10), *moving_frames(40, 32, 32)], "like the first"),

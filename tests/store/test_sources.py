@@ -46,6 +46,13 @@ def test_files_folders_and_patterns_in_the_order_given(folder):
     assert urls(f"file://{folder}/b.mp4") == [f"file://{folder}/b.mp4"]
 
 
+def test_what_a_camcorder_or_a_mac_leaves_in_a_folder_is_told_apart(folder):
+    for name in ("00001.MTS", "._b.mp4"):
+        (folder / name).touch()
+    assert urls(folder) == [str(folder / name) for name in ("00001.MTS", "a.MOV", "b.mp4", "c.webm")]
+    assert urls(folder / "._b.mp4") == [str(folder / "._b.mp4")]
+
+
 def test_a_file_with_brackets_in_its_name_is_itself(folder):
     (folder / "take[1].mp4").write_bytes(b"")
     assert urls(folder / "take[1].mp4") == [str(folder / "take[1].mp4")]

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -243,6 +244,8 @@ def test_what_is_read_otherwise_than_a_player_shows_it_is_noted(tmp_path):
     for name, transfer in (("PQ", "smpte2084"), ("HLG", "arib-std-b67")):
         [grey] = notes(f"{name}.mp4", seen, options={"x264-params": f"transfer={transfer}"})
         assert f"its HDR ({name}) is not converted" in grey
+    [combed] = notes("interlaced.ts", seen, codec="mpeg2video", options={"flags": "+ildct+ilme", "field_order": "tt"})
+    assert "it is interlaced" in combed
     lossless, vp9 = {"codec": "ffv1", "pix_fmt": "yuva420p"}, {"codec": "libvpx-vp9", "pix_fmt": "yuva420p"}
     assert notes("opaque.mkv", opaque, **lossless) == ()
     for name, how in (("cut out.mkv", lossless), ("cut out.webm", vp9)):
@@ -270,6 +273,92 @@ def test_times_are_exact(tmp_path, clips):
     assert varying.pts is not None
     assert [pts * varying.time_base for pts in varying.pts] == [Fraction(n, 600) for n in (0, 20, 90, 120)]
     assert varying.audio is False
+
+
+def repacked(path: str, out: Path, change: Callable[[list[av.Packet]], None]) -> str:
+    """The video of a file, its packets changed."""
+    with av.open(path) as source, av.open(str(out), "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        change(packets)
+        for packet in packets:
+            packet.stream = stream
+            container.mux(packet)
+    return str(out)
+
+
+def test_a_time_stamp_that_is_repeated_costs_the_other_frames_none_of_theirs(tmp_path):
+    stamps = [33 * n + n % 3 for n in range(40)]
+    plain = write_clip(tmp_path / "a.mkv", moving_frames(40), time_base=Fraction(1, 1000), pts=stamps,
+                       options={"bf": "0"})  # fmt: skip
+
+    def repeat(packets: list[av.Packet]) -> None:
+        packets[20].pts = packets[20].dts = packets[19].pts
+
+    info = probe(repacked(plain, tmp_path / "b.mkv", repeat))
+    assert info.pts == (*stamps[:20], stamps[19] + 1, *stamps[21:]) and info.time_base == Fraction(1, 1000)
+    assert info.seconds == probe(plain).seconds
+    np.testing.assert_array_equal(read_frames(info.url, 18, 40), read_frames(plain, 18, 40))
+
+
+def test_sound_is_relative_to_the_first_picture_also_where_these_are_counted(tmp_path):
+    late = write_clip(tmp_path / "a.ts", moving_frames(20), pts=[*range(250, 270)], options={"bf": "0"},
+                      container_options={"mpegts_copyts": "1"})  # fmt: skip
+
+    def repeat(packets: list[av.Packet]) -> None:
+        packets[10].pts = packets[10].dts = packets[9].pts
+
+    info = probe(repacked(late, tmp_path / "b.mkv", repeat))
+    assert info.frames == 20 and info.start == probe(late).start == 10
+
+
+def test_a_frame_that_a_camera_dropped_shifts_none_of_the_others(tmp_path):
+    times = [*range(10), *range(11, 21)]
+    path = write_clip(tmp_path / "a.avi", moving_frames(20), codec="mjpeg", pix_fmt="yuvj420p", pts=times)
+    info = probe(path)
+    assert info.pts is not None and [pts * info.time_base for pts in info.pts] == [Fraction(n, 25) for n in times]
+
+
+def test_pictures_that_divx_packed_into_one_packet_are_all_read(tmp_path):
+    plain = write_clip(tmp_path / "a.avi", moving_frames(41), codec="mpeg4", options={"bf": "1", "g": "100"})
+    begin, user = b"\0\0\1\xb6", b"\0\0\1\xb2DivX503b1393p"
+
+    def pack(packets: list[av.Packet]) -> None:
+        data = [bytes(packet) for packet in packets]
+        data[0] = data[0].replace(begin, user + begin, 1)
+        packed: list[bytes] = []
+        while data:
+            picture = data.pop(0)
+            if data and data[0][data[0].find(begin) + 4] >> 6 == 2:  # a B-frame
+                packed += [picture + data.pop(0), begin + b"\x51\x7f"]
+            else:
+                packed.append(picture)
+        packets[:] = [av.Packet(each) for each in packed]
+        for number, packet in enumerate(packets):
+            packet.pts = packet.dts = number
+            packet.time_base, packet.is_keyframe = Fraction(1, 25), number == 0
+
+    path = repacked(plain, tmp_path / "b.avi", pack)
+    assert (probe(path).frames, probe(path).rate, probe(path).start) == (41, 25, 0)
+    np.testing.assert_array_equal(read_frames(path, 0, 41), read_frames(plain, 0, 41))
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_a_recording_that_was_cut_before_a_key_frame_begins_with_that(tmp_path, codec):
+    options = {"g": "20", "bf": "2", "x265-params": "keyint=20:log-level=none"}
+    options = {"x265-params": options["x265-params"]} if codec == "libx265" else {"g": "20", "bf": "2"}
+    whole = Path(write_clip(tmp_path / "a.ts", moving_frames(80), codec=codec, options=options))
+    data, packet = whole.read_bytes(), 188
+    cut = tmp_path / "b.ts"
+    cut.write_bytes(data[len(data) // 3 // packet * packet :])
+    frames = probe(str(cut)).frames
+    assert 20 <= frames < 60
+    np.testing.assert_array_equal(read_frames(str(cut), 0, frames), read_frames(str(whole), 80 - frames, 80))
+
+
+def test_a_file_may_have_in_its_name_what_joins_urls(tmp_path):
+    path = write_clip(tmp_path / "Talk :: part 1.mp4", moving_frames(3))
+    assert probe(path).frames == 3 and len(read_frames(path, 0, 3)) == 3
 
 
 @pytest.mark.parametrize("count", [1, 2])
