@@ -304,6 +304,7 @@ def decode(
         trusted = int(index.keys[0, 0])
     with opened(url) as container:
         stream = video_stream(container, url)
+        wide = stream.codec_context.width - stream.codec_context.height
         for packet in _packets(index, container, stream, key):
             try:
                 frames = packet.decode()
@@ -321,6 +322,9 @@ def decode(
                 if number >= start:
                     if frame.is_corrupt:
                         raise VideoError(f"{url}: frame {number} is damaged; export the video again or leave it out")
+                    if (frame.width - frame.height) * wide < 0:
+                        raise VideoError(f"{url}: frame {number} is {frame.width}x{frame.height}, and the first is "
+                                         f"{'wide' if wide > 0 else 'high'}; split the video where that changes")  # fmt: skip
                     yield number, frame
 
 

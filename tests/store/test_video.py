@@ -356,6 +356,25 @@ def test_a_recording_that_was_cut_before_a_key_frame_begins_with_that(tmp_path, 
     np.testing.assert_array_equal(read_frames(str(cut), 0, frames), read_frames(str(whole), 80 - frames, 80))
 
 
+def test_a_phone_that_was_turned_while_it_filmed_is_not_squeezed(tmp_path):
+    """As WebRTC records it: the size of the pictures changes in the middle."""
+    vp8 = {"codec": "libvpx", "options": {"g": "10"}}
+    upright = write_clip(tmp_path / "b.webm", moving_frames(10, 96, 64), **vp8)
+
+    def turn(packets: list[av.Packet]) -> None:
+        with av.open(upright) as source:
+            for packet in [packet for packet in source.demux(video=0) if packet.size]:
+                packet.pts = packet.dts = packets[-1].pts + 40
+                packets.append(packet)
+
+    path = repacked(write_clip(tmp_path / "a.webm", moving_frames(10), **vp8), tmp_path / "c.webm", turn)
+    assert len(read_frames(path, 0, 10)) == 10
+    with pytest.raises(VideoError, match="c.webm: frame 10 is 64x96, and the first is wide; split the video"):
+        read_frames(path, 5, 15)
+    with pytest.raises(VideoError, match="frame 12 is 64x96"):
+        read_frames(path, 12, 15)
+
+
 def test_a_file_may_have_in_its_name_what_joins_urls(tmp_path):
     path = write_clip(tmp_path / "Talk :: part 1.mp4", moving_frames(3))
     assert probe(path).frames == 3 and len(read_frames(path, 0, 3)) == 3
