@@ -323,8 +323,9 @@ def decode(
                     if frame.is_corrupt:
                         raise VideoError(f"{url}: frame {number} is damaged; export the video again or leave it out")
                     if (frame.width - frame.height) * wide < 0:
+                        first = "wide" if wide > 0 else "high"
                         raise VideoError(f"{url}: frame {number} is {frame.width}x{frame.height}, and the first is "
-                                         f"{'wide' if wide > 0 else 'high'}; split the video where that changes")  # fmt: skip
+                                         f"{first}; split the video where that changes")  # fmt: skip
                     yield number, frame
 
 
