@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 # Rows of one commit: bounds its memory (64 latents of 8 MB are half a gigabyte) and what one failure puts in doubt.
 GROUP = 64
 
+# Seconds between looks for old versions, which commits wait for: thousands of them are kept, and each is looked at.
+DROP_EVERY = 600.0
+
 log = logging.getLogger(__name__)
 
 
@@ -53,6 +56,7 @@ class Librarian:
         }
         self._compact_every = compact_every
         self._next_look = 0  # at the number of fragments, when so many commits are made
+        self._next_drop = time.monotonic()  # of old versions: at first those that earlier runs left
         self._lock = self._in_use()
         self._library = self._open()
         self._waiting: list[tuple[Memory, asyncio.Future[str]]] = []
@@ -140,8 +144,11 @@ class Librarian:
             if self._library.loose() >= self._compact_every:
                 self._stats["compactions"] += 1
                 self._library.compact()
+            if time.monotonic() >= self._next_drop:
+                self._next_drop = time.monotonic() + DROP_EVERY
+                self._library.drop_versions()
         except Exception as error:  # costs time and space later, but no memory
-            log.warning("library %s could not be compacted: %s", self._place["url"], error)
+            log.warning("library %s could not be tidied: %s", self._place["url"], error)
 
     def _in_use(self) -> ExitStack:
         from storage.lock import in_use

@@ -97,9 +97,9 @@ def edit(job: EditJob) -> int:
     if outcome.stopped:
         say(f"stopped: {outcome.stopped}")
         say(f"{outcome.edits} edits were committed in this run; the same command goes on from there")
-    whole = [chain for chain in plan.chains if _is_whole(videos[chain.name])]
-    done = {"done": len(whole), "failed": len(plan.chains) + len(plan.failed) - len(whole)}
     published = {video.url: video.ids for chain in plan.chains for video in videos[chain.name] if _is_whole([video])}
+    whole = [chain for chain in plan.chains if all(video.url in published for video in videos[chain.name])]
+    done = {"done": len(whole), "failed": len(plan.chains) + len(plan.failed) - len(whole)}
     try:
         table = results(plan.chains, library, notes, published)
         summary = {

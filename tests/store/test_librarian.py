@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from datetime import timedelta
 from pathlib import Path
 
 import lance
@@ -191,6 +192,29 @@ def test_what_many_short_runs_left_is_compacted_by_a_later_one(url):
     assert [asyncio.run(run(i)) for i in range(11)] == [0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0]
     # Lance joins what its index covers and what it does not yet apart.
     assert len(lance.dataset(url).get_fragments()) == 4 and len(Library.open(url, **PLACE)) == 11
+
+
+def test_old_versions_are_dropped_at_the_start_and_then_now_and_then(url, monkeypatch):
+    library, kept = Library.open(url, **PLACE), list[int]()
+    for i in range(5):
+        library.commit([a_memory(i)])
+    drop = Library.drop_versions
+    monkeypatch.setattr(
+        Library, "drop_versions", lambda self: (drop(self, timedelta(0)), kept.append(len(self._dataset.versions())))
+    )
+
+    async def run(first: int) -> None:
+        librarian = Librarian(url, **PLACE, compact_every=2)
+        await librarian.ready()
+        for i in range(first, first + 6):
+            await librarian.commit(a_memory(i))
+
+    asyncio.run(run(5))
+    assert kept == [1], "there are ten minutes to the next time"
+    monkeypatch.setattr("actors.librarian.DROP_EVERY", 0.0)
+    asyncio.run(run(11))
+    assert len(kept) >= 4 and set(kept) == {1}  # whenever fragments are looked at
+    assert len(Library.open(url, **PLACE)) == 17
 
 
 def test_fragments_that_are_large_already_ask_for_no_compaction(url, monkeypatch):

@@ -454,6 +454,11 @@ def test_a_full_disk_is_an_oserror_with_the_path_and_loses_nothing_committed(tin
 # ---- upkeep
 
 
+def tidied(library: Library) -> None:
+    library.compact()
+    library.drop_versions(timedelta(0))
+
+
 def test_compaction_keeps_every_memory_and_young_versions_and_drops_old_ones(url, library):
     for i in range(12):
         library.commit([a_memory(i)])
@@ -461,7 +466,7 @@ def test_compaction_keeps_every_memory_and_young_versions_and_drops_old_ones(url
     library.compact()
     assert len(library._dataset.get_fragments()) == 1
     assert stale.to_table(columns=["id"]).num_rows == 12, "a reader on the version before is not disturbed"
-    library.compact(keep=timedelta(0))
+    library.drop_versions(timedelta(0))
     assert len(library._dataset.versions()) == 1
     assert len(library.read([edit_id(i) for i in range(12)])) == 12
     library.commit([a_memory(3), a_memory("new")])
@@ -476,7 +481,7 @@ def test_a_latent_that_is_compacted_away_while_it_is_read_is_read_where_it_lies_
 
     def found_just_before(*arguments):
         found = rows(*arguments)
-        library.compact(keep=timedelta(0))
+        tidied(library)
         return found
 
     monkeypatch.setattr(reader, "_rows", found_just_before)
@@ -502,17 +507,17 @@ def test_a_version_that_is_compacted_away_before_its_rows_are_read_is_looked_for
         library.commit([a_memory(i)])
     reader = Library.open(url, **PLACE, create=False)
     latest = reader._latest
-    monkeypatch.setattr(reader, "_latest", lambda: (latest(), library.compact(keep=timedelta(0))))
+    monkeypatch.setattr(reader, "_latest", lambda: (latest(), tidied(library)))
     assert ask(reader, ids) == set(ids)
 
 
 def test_a_compacted_fragment_is_left_alone_by_the_next_compaction(url, library):
     library.commit([a_memory(i) for i in range(64)])
-    library.compact(keep=timedelta(0))
+    tidied(library)
     before = {path.name for path in Path(url, "data").iterdir()}
     for i in range(3):
         library.commit([a_memory(f"late {i}")])
-    library.compact(keep=timedelta(0))
+    tidied(library)
     assert before <= {path.name for path in Path(url, "data").iterdir()}
 
 
