@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Rows of one commit: bounds its memory (64 latents of 8 MB are half a gigabyte) and what one failure puts in doubt.
 GROUP = 64
 
-# Seconds between looks for old versions, which commits wait for: thousands of them are kept, and each is looked at.
+# Seconds, at least, between looks for old versions. Commits wait for it: thousands are kept, and each is looked at.
 DROP_EVERY = 600.0
 
 log = logging.getLogger(__name__)

@@ -96,12 +96,12 @@ def _heads(attn: WanAttention, name: str, projected: torch.Tensor, rotary: Rotar
 
 def _turned(states: torch.Tensor, rotary: Rotary) -> torch.Tensor:
     """Wan's rotary turn of (B, N, heads, d): neighbouring channels are a pair."""
-    cos, sin = rotary[0][..., 0::2], rotary[1][..., 1::2]
-    pairs = states.to(torch.promote_types(states.dtype, cos.dtype)).unflatten(-1, (-1, 2))
+    pairs = states.to(torch.promote_types(states.dtype, torch.float32)).unflatten(-1, (-1, 2))
+    cos, sin = rotary[0][..., 0::2].to(pairs.dtype), rotary[1][..., 1::2].to(pairs.dtype)
     if torch.compiler.is_compiling():  # what makes kernels there knows no complex numbers
         even, odd = pairs.unbind(-1)
         turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
-    else:  # the same bits, several times as fast on a CPU
+    else:  # the same but for rounding, several times as fast on a CPU
         turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
     return turned.flatten(-2).type_as(states)
 

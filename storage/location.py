@@ -7,15 +7,15 @@ from typing import Any
 
 import fsspec
 
+JOINED = "::"  # between two URLs of a chain
 WEB = ("http://", "https://")  # where a question mark is part of the address
 
 
 def local_path(url: str) -> str | None:
-    """The path of a local file (a path, or a file: URL); None for what fsspec has to open: a URL, or several of them,
-    joined by "::", unless a file has that in its name."""
+    """The path of a local file (a path, or a file: URL); None for what fsspec has to open."""
     if url.startswith(("file://", "local://")):
         return fsspec.core.strip_protocol(url)
-    return None if "://" in url or ("::" in url and not os.path.lexists(url)) else url
+    return None if "://" in url or JOINED in url else url
 
 
 def absolute(url: str) -> str:

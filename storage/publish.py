@@ -264,7 +264,7 @@ def _checked(frame: np.ndarray, shape: tuple[int, ...], url: str) -> tuple[int, 
     if max(frame.shape) > LARGEST:
         raise VideoError(
             f"{url}: frames are {frame.shape[0]}x{frame.shape[1]}, x264 takes up to {LARGEST} pixels a side; publish "
-            "smaller ones: upscale=none"
+            "smaller ones (upscale=none)"
         )
     return frame.shape[0], frame.shape[1]
 

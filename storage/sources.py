@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from pipeline.trajectory import PRESETS
 from pipeline.trajectory_formats import COLMAP
-from storage.location import WEB, local_path
+from storage.location import JOINED, WEB, local_path
 from storage.turn_text import turn_mapping
 
 VIDEOS = (
@@ -105,13 +105,19 @@ def _named(name: str) -> Iterator[SourceEntry | Problem]:
         videos = [video for video in videos if not posixpath.basename(video).startswith(COMPANION)]
         if not videos:
             yield name, f"no video in this folder; expected files that end in {', '.join(VIDEOS)}"
-        yield from (SourceEntry(child) for child in videos)
+        yield from map(_source, videos)
     elif path is not None and not stat.S_ISREG(os.stat(path).st_mode):
         yield name, "is no file, expected a video, a folder or a manifest; what a pipe holds has to be saved first"
     elif name.lower().endswith(MANIFESTS):
         yield from _manifest(name)
     else:
-        yield SourceEntry(name)
+        yield _source(name)
+
+
+def _source(name: str) -> SourceEntry | Problem:
+    if JOINED in name and "://" not in name and os.path.lexists(name):
+        return name, f"has '{JOINED}' in its name or its folder's, which stands between URLs: rename it"
+    return SourceEntry(name)
 
 
 def _is_pattern(name: str, path: str | None) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from operator import itemgetter
 from typing import Any
 
 import av
@@ -41,7 +42,7 @@ HDR = {16: "PQ", 18: "HLG"}  # H.273 codes of transfer characteristics
 PASSING = (OSError, MemoryError)  # kinds of ffmpeg's errors that say nothing about the file
 
 # DivX writes so that it packs two pictures into one packet, and nothing into the next.
-BEGINS, PACKED = 1024, re.compile(rb"DivX\d+\D+\d+p")
+HEAD, PACKED = 1024, re.compile(rb"DivX\d+\D+\d+p")
 
 Key = tuple[int, int]  # pts, dts of a key frame
 
@@ -76,12 +77,16 @@ class VideoInfo:
 @dataclass(frozen=True)
 class Index:
     """What demuxing tells. pts: (N,) int64, increasing. keys: (K, 2) int64 (pts, dts) of key frames, by pts.
-    Both are empty where frames can only be counted (`counted`)."""
+    Both are empty where frames can only be counted (`counted`). begins: pts of the file's first key frame, also of one
+    that is not shown; what is shown before it nobody can decode. wide: by how much the first picture is wider than
+    high, in pixels as they are stored; 0 where that is not known yet."""
 
     info: VideoInfo
     pts: np.ndarray
     keys: np.ndarray
     counted: bool
+    begins: int | None = None
+    wide: int = 0
 
     def number(self, pts: int | None, otherwise: int) -> int:
         """Of the frame shown at `pts`, or `otherwise` where no frame is."""
@@ -155,7 +160,7 @@ def identified(url: str) -> tuple[Any, ...]:
 @functools.lru_cache(maxsize=64)
 def _demuxed(url: str, known: tuple[Any, ...]) -> Index:
     shown: list[tuple[int | None, int | None, bool]] = []  # pts, dts, key frame
-    packets, end, begins = 0, Fraction(0), b""
+    packets, end, head, begins = 0, Fraction(0), b"", None
     with opened(url) as container:
         stream = video_stream(container, url)
         _check_whole(container, url, known[0])
@@ -165,7 +170,8 @@ def _demuxed(url: str, known: tuple[Any, ...]) -> Index:
             if packet.pts is not None:
                 end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
             if packet.stream is stream:
-                begins = begins or bytes(packet)[:BEGINS]
+                head = head or bytes(packet)[:HEAD]
+                begins = packet.pts if begins is None and packet.is_keyframe else begins
                 packets += 1
                 if not packet.is_discard:
                     shown.append((packet.pts, packet.dts, packet.is_keyframe))
@@ -174,7 +180,7 @@ def _demuxed(url: str, known: tuple[Any, ...]) -> Index:
         time_base, rates = stream.time_base, (stream.average_rate, stream.guessed_rate)
         # AVI has no time stamps: ffmpeg numbers the packets of these, which are stored in another order than shown.
         codec = stream.codec_context
-        packed = codec.name == "mpeg4" and PACKED.search((codec.extradata or b"") + begins)
+        packed = codec.name == "mpeg4" and PACKED.search((codec.extradata or b"") + head)
         numbered = "avi" in names and (codec.name in ("h264", "hevc") or bool(packed))
         aspect, audio = stream.sample_aspect_ratio, sound_stream(container) is not None
         # VP9 keeps its alpha beside the pictures, where the decoder does not look.
@@ -185,18 +191,19 @@ def _demuxed(url: str, known: tuple[Any, ...]) -> Index:
     counted = numbered or len(set(stamps)) != len(shown)
     blank = VideoInfo(url, len(shown), 1, 1, Fraction(1), time_base, None, audio, 0)
     none = np.empty(0, np.int64)
-    keys = sorted((p, p if d is None else d) for p, d, key in shown if key and p is not None)
-    first, times = _first_frame(Index(blank, none, np.array(keys, np.int64).reshape(-1, 2), True), count=counted)
+    first, times = _first_frame(Index(blank, none, none.reshape(0, 2), True, begins), count=counted)
     start = Fraction(0) if numbered else (first.pts or 0) * time_base
     if counted:
-        keys, pts = [], np.arange(len(times), dtype=np.int64)
+        keys, pts = none.reshape(0, 2), np.arange(len(times), dtype=np.int64)
         if numbered or (own := _increasing(times)) is None:
             time_base = 1 / Fraction(next((rate for rate in rates if rate), 25))
         else:
             pts = own
     else:
-        pts = np.array(sorted(p for p, *_ in shown if p is not None and p >= (first.pts or 0)), np.int64)
-        keys = [key for key in keys if key[0] >= pts[0]]
+        kept = [(p, p if d is None else d, key) for p, d, key in shown if p is not None and p >= (first.pts or 0)]
+        kept.sort(key=itemgetter(0))
+        pts = np.array([p for p, *_ in kept], np.int64)
+        keys = np.array([(p, d) for p, d, key in kept if key], np.int64).reshape(-1, 2)
     rate, constant = _rate(pts, time_base, rates)
     # Containers say little that can be trusted about how long the last frame stays: as long as the others.
     seconds = len(pts) / rate if constant else (int(pts[-1] - pts[0]) + int(np.median(np.diff(pts)))) * time_base
@@ -210,7 +217,7 @@ def _demuxed(url: str, known: tuple[Any, ...]) -> Index:
         url, len(pts), height, width, rate, time_base, None if constant else tuple((pts - pts[0]).tolist()), audio,
         rotation, start, seconds, _mirrors(first), tuple(_notes(first, transfer, alpha)),
     )  # fmt: skip
-    return Index(info, none if counted else pts, np.array(keys, np.int64).reshape(-1, 2), counted)
+    return Index(info, none if counted else pts, keys, counted, begins, first.width - first.height)
 
 
 def _check_whole(container: Any, url: str, size: int | None) -> None:
@@ -234,8 +241,8 @@ def _check_length(url: str, stream: Any, packets: int, stated: int | None, end: 
 
 
 def _increasing(times: list[int | None]) -> np.ndarray | None:
-    """(N,) int64: times of pictures in their order, of several at one time the later a tick later each; None where one
-    has no time or one that goes back, as where recordings were joined."""
+    """(N,) int64: times of pictures in their order, of several at one time each a tick after the one before; None where
+    one has no time or one that goes back, as where recordings were joined."""
     if None in times or sorted(times) != times:  # type: ignore[type-var]
         return None
     places = np.arange(len(times))
@@ -243,14 +250,14 @@ def _increasing(times: list[int | None]) -> np.ndarray | None:
 
 
 def _rate(pts: np.ndarray, time_base: Fraction, rates: tuple[Fraction | None, ...]) -> tuple[Fraction, bool]:
-    """Frames per second, and whether every frame lies within one tick, and a quarter of a frame, of where that rate
-    puts it."""
+    """Frames per second, and whether every frame lies where that rate puts it: within one tick, and, where ticks are
+    few, within what rounding makes of a rate that the container says, or a quarter of a frame."""
     count, span = len(pts), int(pts[-1] - pts[0])
     mean = Fraction(count - 1) / (span * time_base) if span else None
-    for rate in (*rates, mean):
+    for rate, rounded in (*((rate, 0.5) for rate in rates), (mean, 0.0)):
         if rate and rate > 0:
             ticks = float(1 / (rate * time_base))  # of one frame
-            if np.abs(pts - pts[0] - np.arange(count) * ticks).max() <= min(1.0, ticks / 4):
+            if np.abs(pts - pts[0] - np.arange(count) * ticks).max() <= min(1.0, max(rounded, ticks / 4)):
                 return Fraction(rate), True
     if mean is None:
         return Fraction(25), True
@@ -275,7 +282,7 @@ def _notes(frame: VideoFrame, transfer: int, alpha: bool) -> Iterator[str]:
     if any(component.is_alpha for component in frame.format.components):
         alpha = bool(frame.reformat(format="rgba").to_ndarray()[..., 3].min() < 255)
     if frame.interlaced_frame:
-        yield "it is interlaced, and both fields are read as one picture, with combs where things move: deinterlace it"
+        yield "it is marked as interlaced: its fields are read as one picture, which combs what moves: deinterlace it"
     if alpha:
         yield "its alpha channel is left out, so that what is transparent is seen: lay it over a background before"
 
@@ -298,13 +305,11 @@ def decode(
 ) -> Iterator[tuple[int, VideoFrame]]:
     """(number, frame) for the frames from `start` on, decoding from the key frame or from the beginning. Errors of
     packets shown before the pts `trusted` are passed over: they refer to what the seek left out, or, from the
-    beginning, where nothing can be decoded before the first key frame, to what was cut off."""
+    beginning, to what was cut off."""
     url, counter = index.info.url, 0
-    if trusted is None and len(index.keys):
-        trusted = int(index.keys[0, 0])
+    trusted = index.begins if trusted is None else trusted
     with opened(url) as container:
         stream = video_stream(container, url)
-        wide = stream.codec_context.width - stream.codec_context.height
         for packet in _packets(index, container, stream, key):
             try:
                 frames = packet.decode()
@@ -322,8 +327,8 @@ def decode(
                 if number >= start:
                     if frame.is_corrupt:
                         raise VideoError(f"{url}: frame {number} is damaged; export the video again or leave it out")
-                    if (frame.width - frame.height) * wide < 0:
-                        first = "wide" if wide > 0 else "high"
+                    if (frame.width - frame.height) * index.wide < 0:
+                        first = "wide" if index.wide > 0 else "high"
                         raise VideoError(f"{url}: frame {number} is {frame.width}x{frame.height}, and the first is "
                                          f"{first}; split the video where that changes")  # fmt: skip
                     yield number, frame

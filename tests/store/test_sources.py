@@ -53,6 +53,16 @@ def test_what_a_camcorder_or_a_mac_leaves_in_a_folder_is_told_apart(folder):
     assert urls(folder / "._b.mp4") == [str(folder / "._b.mp4")]
 
 
+def test_a_name_that_reads_as_several_urls_is_named_and_the_others_go_on(folder):
+    named = folder / "Talk :: part 1.mp4"
+    named.touch()
+    assert "Talk :: part 1.mp4: has '::' in its name or its folder's, which stands between URLs: rename" in problem(
+        named
+    )
+    entries, [(name, _)] = expand([str(folder)])
+    assert len(entries) == 3 and name == str(named)
+
+
 def test_a_file_with_brackets_in_its_name_is_itself(folder):
     (folder / "take[1].mp4").write_bytes(b"")
     assert urls(folder / "take[1].mp4") == [str(folder / "take[1].mp4")]
