@@ -312,8 +312,8 @@ def _sound(source: VideoInfo, writer: Any) -> Generator[Any]:
         out.codec_context.options = {"flags": "+bitexact"}
 
         def heard() -> Iterator[Any]:
-            for packet in reader.demux(stream):
-                for frame in _heard(packet, source):
+            for number, packet in enumerate(reader.demux(stream)):
+                for frame in _heard(packet, source, cut=number == 0):
                     frame.pts -= round(source.start / frame.time_base)
                     steps.on(frame.pts * frame.time_base)
                     yield frame
@@ -357,12 +357,15 @@ class _Steps:
         return later
 
 
-def _heard(packet: Any, source: VideoInfo) -> list[Any]:
+def _heard(packet: Any, source: VideoInfo, cut: bool) -> list[Any]:
+    """cut: whether a recording may have been cut in the middle of this packet."""
     try:
         return list(packet.decode())
     except av.FFmpegError as error:
         if isinstance(error, PASSING):
             raise
+        if cut:
+            return []
         raise VideoError(
             f"{source.url}: its sound is damaged ({error.strerror or error}); copy it again, or publish without: "
             "audio=false"

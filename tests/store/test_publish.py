@@ -134,6 +134,17 @@ def test_copied_sound_that_stands_still_is_left_out_until_it_goes_on(tmp_path):
     assert [steps.on(Fraction(at, 10)) for at in (0, 1, 1, 2, 0, 2, 3)] == [True, True, False, True, False, False, True]
 
 
+def test_sound_that_was_cut_in_the_middle_of_a_packet_begins_with_the_next(tmp_path):
+    path = Path(write_clip(tmp_path / "a.mpg", moving_frames(100), codec="mpeg2video", audio="mp2"))
+    data = path.read_bytes()
+    path.write_bytes(data[len(data) // 3 :])
+    with av.open(str(path)) as container, pytest.raises(av.FFmpegError):
+        next(container.demux(audio=0)).decode()
+    info = probe(str(path))
+    write_video(str(tmp_path / "out.mp4"), moving_frames(info.frames), source=info, video_id="x")
+    assert video_id_of(str(tmp_path / "out.mp4")) == "x" and len(sound_of(str(tmp_path / "out.mp4")))
+
+
 def test_sound_goes_on_where_an_edit_list_goes_on(tmp_path):
     path = Path(write_clip(tmp_path / "a.mp4", moving_frames(75), options={"g": "25", "bf": "2"}, audio="aac"))
     data, word = bytearray(path.read_bytes()), struct.Struct(">I")
