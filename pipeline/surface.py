@@ -98,7 +98,7 @@ def reached(paths: Paths, surfaces: torch.Tensor) -> tuple[torch.Tensor, torch.T
     places = torch.tensor([begin + place * step for place in range(PLACES)])
     passed = torch.full_like(rays[:, :1], end)
     met = torch.zeros_like(passed, dtype=torch.bool)
-    before, count, out = ~met, met.byte(), passed
+    before, count = ~met, met.byte()
     for depth in places.exp().tolist():
         where, away = seen(torch.add(origin, rays, alpha=depth))
         deep, distance = behind(where, away)

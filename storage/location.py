@@ -26,7 +26,7 @@ def absolute(url: str) -> str:
 
 def fleeting(url: str) -> bool:
     """Whether what is written there ends with the process: fsspec's `memory://`, also at the end of a chain."""
-    return url.rpartition("::")[2].startswith("memory:")
+    return url.rpartition(JOINED)[2].startswith("memory:")
 
 
 def identity(url: str) -> tuple[Any, ...]:

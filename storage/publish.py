@@ -199,11 +199,11 @@ def _encode(
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
         # How long a file is mp4 takes from the order of decoding: of B-frames whose times vary not to their end.
         ordered = "" if source.pts is None else ":bframes=0"
-        video.options = {"crf": str(crf), "preset": "medium", "flags": "+bitexact", "x264-params": REPEATABLE + ordered}
+        flags = "+bitexact+frame_duration"  # without durations the last frame stays as long as the mean
+        video.options = {"crf": str(crf), "preset": "medium", "flags": flags, "x264-params": REPEATABLE + ordered}
         video.thread_count = 1
         context = video.codec_context
         context.time_base = time_base
-        context.flags |= av.codec.context.Flags.frame_duration  # else the last frame stays as long as the mean
         context.colorspace, context.color_range = 1, 1  # H.273: BT.709, limited
         context.color_primaries, context.color_trc = 1, 1
         packets = _sound(source, container) if audio and source.audio else _silence()

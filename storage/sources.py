@@ -235,7 +235,7 @@ def _inside(path: Any, column: str, manifest: str) -> str:
     """The URL that a manifest's path means; ValueError where it leaves the manifest's folder."""
     if not isinstance(path, str):
         raise ValueError(f"{column} is {path!r}, expected a path or URL as a string")
-    if "::" in path:
+    if JOINED in path:
         raise ValueError(f"{column} {path!r} chains file systems, which a manifest may not; name the file itself")
     store, mark, _ = path.partition("://")
     if mark and store in STORES:

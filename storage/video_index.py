@@ -180,11 +180,11 @@ def _demuxed(url: str, known: tuple[Any, ...]) -> Index:
         time_base, rates = stream.time_base, (stream.average_rate, stream.guessed_rate)
         # AVI has no time stamps: ffmpeg numbers the packets of these, which are stored in another order than shown.
         codec = stream.codec_context
-        packed = codec.name == "mpeg4" and PACKED.search((codec.extradata or b"") + head)
-        numbered = "avi" in names and (codec.name in ("h264", "hevc") or bool(packed))
+        packed = codec.name == "mpeg4" and PACKED.search((codec.extradata or b"") + head) is not None
+        numbered = "avi" in names and (codec.name in ("h264", "hevc") or packed)
         aspect, audio = stream.sample_aspect_ratio, sound_stream(container) is not None
         # VP9 keeps its alpha beside the pictures, where the decoder does not look.
-        transfer, alpha = stream.codec_context.color_trc, stream.metadata.get("alpha_mode") == "1"
+        transfer, alpha = codec.color_trc, stream.metadata.get("alpha_mode") == "1"
     if not shown:
         raise VideoError(f"{url}: has no frames in its video stream; record or export it again")
     stamps = [pts for pts, *_ in shown if pts is not None]

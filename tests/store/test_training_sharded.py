@@ -52,14 +52,13 @@ def trained(tiny_scenes, tiny_model, tmp_path_factory):
     base = tiny_base(folder / "base")
     UMT5EncoderModel.from_pretrained(f"{base}/text_encoder").bfloat16().save_pretrained(f"{base}/text_encoder")
     recipe = {"steps": STEPS, "optimizer": "adamw", "targets": 1}
+    measured = {"sharding": "full", "validation_batches": 1}
     setups = [
-        setup(
-            tiny_scenes, folder / name, tiny_model, recipe, sharding="full", sheet_every=STEPS, validation_batches=1
-        )  # of the others the losses of the steps say as much
+        setup(tiny_scenes, folder / name, tiny_model, recipe, sheet_every=STEPS, **measured)
         for name in ("held", "spread")
     ]
     setups += [
-        setup(tiny_scenes, folder / name, base, recipe, frames=9, tune="paper", sharding="full")
+        setup(tiny_scenes, folder / name, base, recipe, frames=9, tune="paper", **measured)
         for name in ("held-base", "spread-base")
     ]
     words = {"camera": 0.0, "onward": 0.0, "glimpses": 0.4, "guessed": 0.5, "text_dropout": 0.5}

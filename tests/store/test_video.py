@@ -346,8 +346,7 @@ def test_pictures_that_divx_packed_into_one_packet_are_all_read(tmp_path):
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
 def test_a_recording_that_was_cut_before_a_key_frame_begins_with_that(tmp_path, codec):
-    options = {"g": "20", "bf": "2", "x265-params": "keyint=20:log-level=none"}
-    options = {"x265-params": options["x265-params"]} if codec == "libx265" else {"g": "20", "bf": "2"}
+    options = {"libx264": {"g": "20", "bf": "2"}, "libx265": {"x265-params": "keyint=20:log-level=none"}}[codec]
     whole = Path(write_clip(tmp_path / "a.ts", moving_frames(80), codec=codec, options=options))
     data, packet = whole.read_bytes(), 188
     cut = tmp_path / "b.ts"
@@ -460,10 +459,7 @@ def test_damage_to_what_an_edit_list_hides_is_damage_to_what_is_shown_after_it(t
     path = Path(write_clip(tmp_path / "a.mp4", moving_frames(60), options=options))
     good, data = read_frames(str(path), 0, 60), bytearray(path.read_bytes())
     at = data.find(b"elst")
-    (begin,), (scale,) = (
-        struct.unpack_from(">i", data, at + 16),
-        struct.unpack_from(">I", data, data.find(b"mdhd") + 16),
-    )
+    [begin], [scale] = struct.unpack_from(">i", data, at + 16), struct.unpack_from(">I", data, data.find(b"mdhd") + 16)
     struct.pack_into(">Ii", data, at + 12, 2000, begin + scale * 10 // 25)
     path.write_bytes(data)
     assert probe(str(path)).frames == 50
